@@ -1,0 +1,1 @@
+"""Unified audio-visual speech recognition with one LLM."""

@@ -1,0 +1,33 @@
+"""The contract every encoder keeps; the model never asks which one it holds."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from omni_avsr.types import Features
+
+
+class Encoder(Protocol):
+    """Turns padded raw inputs into padded features.
+
+    output_dim: width of a feature vector.
+    frame_rate: features per second of input.
+    """
+
+    output_dim: int
+    frame_rate: float
+
+    def __call__(self, inputs: Features) -> Features:
+        """Encode.
+
+        Args:
+            inputs: waveforms [B, samples] at 16 kHz, or mouth crops [B, frames, height, width] at 25 fps.
+
+        Returns:
+            Features [B, time, output_dim]. Zeros stand behind each row's length, and a clip's own features are the same
+            alone and in any batch.
+
+        Raises:
+            ValueError: a clip is empty, or longer than the encoder's context.
+        """
+        ...
