@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -137,11 +137,14 @@ class Batch:
     inputs: raw waveforms and mouth crops by modality.
     num_label_tokens: per task, the scored tokens of the whole global batch (all ranks, all accumulation steps), which
         each task's summed loss is divided by; empty at evaluation.
+    num_clips: clips of the whole global batch.
+    step: the optimizer step that the batch belongs to.
     """
 
     clips: tuple[Clip, ...]
     inputs: Mapping[Modality, Features]
     num_label_tokens: Mapping[Task, int] = field(default_factory=dict)
+    num_clips: int = 0
     step: int = 0
 
     def __len__(self) -> int:
@@ -150,6 +153,9 @@ class Batch:
     @property
     def texts(self) -> list[str]:
         return [clip.text for clip in self.clips]
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(self, inputs={modality: values.to(device) for modality, values in self.inputs.items()})
 
     def supports(self, task: Task) -> bool:
         return all(modality in self.inputs for modality in task.modalities)

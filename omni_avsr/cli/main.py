@@ -1,0 +1,25 @@
+"""The ``omni-avsr`` command: picks the subcommand and imports only that one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train the stages of an experiment (Hydra key=value)",
+    "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
+    "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
+}
+
+
+def main() -> None:
+    """Run ``omni-avsr COMMAND ...``; exits with 2 when there is no such command."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command not in COMMANDS:
+        lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+        text = "usage: omni-avsr COMMAND ...\n\n" + "\n".join(lines) + "\n"
+        wanted = command in ("-h", "--help")
+        (sys.stdout if wanted else sys.stderr).write(text)
+        sys.exit(0 if wanted else 2)
+    sys.argv = [f"omni-avsr {command}", *sys.argv[2:]]
+    import_module(f"omni_avsr.cli.{command}").main()

@@ -1,0 +1,11 @@
+"""``omni-avsr train``: all stages of an experiment."""
+
+from __future__ import annotations
+
+from omni_avsr.cli.hydra_app import hydra_command
+from omni_avsr.config import from_mapping
+from omni_avsr.run import RunConfig, run
+
+
+def main() -> None:
+    hydra_command("train", lambda values: run(from_mapping(RunConfig, values, "train")) and None)

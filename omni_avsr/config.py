@@ -1,0 +1,185 @@
+"""Every part's settings as validated frozen dataclasses; strict from plain mappings, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from omni_avsr.types import Modality, Rates, Task
+
+STRICT = ConfigDict(extra="forbid")
+
+PUBLISHED_PROMPTS = {
+    Task.ASR: "Transcribe speech to text.",
+    Task.VSR: "Transcribe video to text.",
+    Task.AVSR: "Transcribe speech and video to text.",
+}
+PUBLISHED_TASK_WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}
+
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class WhisperConfig:
+    """A Whisper encoder of any size. ``context`` full pads to 30 s as Whisper was trained; trimmed encodes the clip."""
+
+    weights: str
+    kind: Literal["whisper"] = "whisper"
+    context: Literal["full", "trimmed"] = "trimmed"
+    ctc: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompactAudioConfig:
+    """A small audio encoder trained from scratch: log-mel, strided convolutions, ``num_layers`` trunk layers."""
+
+    kind: Literal["compact_audio"] = "compact_audio"
+    dim: Positive = 192
+    num_layers: Positive = 4
+    num_heads: Positive = 4
+    kernel: Positive = 15
+    dropout: Probability = 0.1
+    ctc: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompactVideoConfig:
+    """A small video encoder trained from scratch: 3-D convolution, ResNet of ``channels``, trunk. Crops are resized."""
+
+    kind: Literal["compact_video"] = "compact_video"
+    dim: Positive = 192
+    num_layers: Positive = 4
+    num_heads: Positive = 4
+    kernel: Positive = 15
+    dropout: Probability = 0.1
+    channels: tuple[Positive, ...] = (32, 64, 128, 192)
+    image_size: Positive = 64
+    ctc: bool = True
+
+
+EncoderConfig = Annotated[WhisperConfig | CompactAudioConfig | CompactVideoConfig, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompressionConfig:
+    """Matryoshka compression (Omni-AVSR 1.2). ``tail`` keep averages what the last window has; drop is as published."""
+
+    mode: Literal["average", "stack"] = "average"
+    tail: Literal["keep", "drop"] = "keep"
+    audio_rates: tuple[Positive, ...] = (4, 16)
+    video_rates: tuple[Positive, ...] = (2, 5)
+
+    def __post_init__(self) -> None:
+        for name, rates in (("audio_rates", self.audio_rates), ("video_rates", self.video_rates)):
+            if not rates or len(set(rates)) != len(rates):
+                raise ValueError(f"{name} must name at least one rate, each once, got {list(rates)}")
+
+    def rates_of(self, modality: Modality) -> tuple[int, ...]:
+        return self.audio_rates if modality is Modality.AUDIO else self.video_rates
+
+    def check(self, rates: Rates, task: Task) -> None:
+        """Raise ValueError when ``task`` would use a rate that was not trained."""
+        for modality in task.modalities:
+            rate, trained = rates.of(modality), self.rates_of(modality)
+            if rate not in trained:
+                raise ValueError(f"{modality} rate {rate} was not trained; choose one of {list(trained)}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ProjectorConfig:
+    """MLP from encoder width to LLM width. Layer norm is what the paper meant and its matryoshka code lost (1.8 D1)."""
+
+    hidden_dim: Positive = 1024
+    layer_norm: bool = True
+    sharing: Literal["per_rate", "shared"] = "per_rate"
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdapterConfig:
+    """Omni-LoRA (Omni-AVSR 1.2): shared = S, task_specific = T, hybrid = ST. ``rank`` and ``alpha`` are true values."""
+
+    strategy: Literal["shared", "task_specific", "hybrid"] = "hybrid"
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Probability = 0.0
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, config=STRICT)
+class LLMConfig:
+    """A causal language model of transformers: Hub id, local folder, or a GGUF inside an installed package.
+
+    ``sha256`` pins the weights that adapters were trained on; loading others under the same name is then an error.
+    """
+
+    weights: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """Everything that rebuilds an ``OmniAVSR`` but its trained weights."""
+
+    llm: LLMConfig
+    audio_encoder: EncoderConfig | None = None
+    video_encoder: EncoderConfig | None = None
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+    prompts: dict[Task, str] = field(default_factory=lambda: dict(PUBLISHED_PROMPTS))
+    waveform: Literal["raw", "layer_norm"] = "raw"
+
+    def __post_init__(self) -> None:
+        if self.audio_encoder is None and self.video_encoder is None:
+            raise ValueError("a model needs an audio encoder, a video encoder or both")
+        if missing := [str(task) for task in self.tasks if task not in self.prompts]:
+            raise ValueError(f"prompts name none for {', '.join(missing)}")
+
+    def encoder_of(self, modality: Modality) -> WhisperConfig | CompactAudioConfig | CompactVideoConfig | None:
+        return self.audio_encoder if modality is Modality.AUDIO else self.video_encoder
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks whose modalities the model has encoders for."""
+        return tuple(task for task in Task if all(self.encoder_of(modality) for modality in task.modalities))
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def from_mapping(config_class: type[ConfigT], values: Mapping[str, Any], name: str = "config") -> ConfigT:
+    """Build a settings dataclass from plain values.
+
+    Raises:
+        ValueError: with one line for every unknown, missing or invalid field, by its dotted name.
+    """
+    try:
+        return TypeAdapter(config_class).validate_python(dict(values))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join([name, *_path(item['loc'], values)])}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors()
+        ]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _path(loc: Sequence[int | str], values: Any) -> list[str]:
+    """The keys that lead to a field: pydantic's location without the tags of unions and the marks of bad keys."""
+    path = []
+    for part in loc:
+        if part == "[key]" or (isinstance(values, Mapping) and part not in values and part == values.get("kind")):
+            continue
+        path.append(str(part))
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return path
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The plain values of a settings dataclass, such as JSON can hold."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")

@@ -1,0 +1,41 @@
+"""Encoder settings -> encoder, with its CTC head when it carries one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from omni_avsr.config import CompactAudioConfig, CompactVideoConfig, WhisperConfig
+from omni_avsr.encoders.base import Encoder
+from omni_avsr.encoders.compact_audio import CompactAudioEncoder
+from omni_avsr.encoders.compact_video import CompactVideoEncoder
+from omni_avsr.encoders.ctc import CTCHead
+from omni_avsr.encoders.whisper import WhisperEncoder
+from omni_avsr.types import Features
+from omni_avsr.weights import resolve
+
+
+class SpeechEncoder(nn.Module):
+    """An encoder and its optional CTC head; keeps the ``Encoder`` contract itself."""
+
+    def __init__(self, encoder: nn.Module, output_dim: int, frame_rate: float, has_ctc: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.output_dim, self.frame_rate = output_dim, frame_rate
+        self.ctc = CTCHead(output_dim) if has_ctc else None
+
+    def forward(self, inputs: Features) -> Features:
+        return self.encoder(inputs)
+
+
+def build_encoder(config: WhisperConfig | CompactAudioConfig | CompactVideoConfig) -> SpeechEncoder:
+    """Build the encoder that ``config`` describes; Whisper's weights are read, a compact encoder starts random."""
+    encoder: Encoder
+    match config:
+        case WhisperConfig():
+            encoder = WhisperEncoder.from_folder(resolve(config.weights).path, config.context)
+        case CompactAudioConfig():
+            encoder = CompactAudioEncoder(config)
+        case CompactVideoConfig():
+            encoder = CompactVideoEncoder(config)
+    assert isinstance(encoder, nn.Module)
+    return SpeechEncoder(encoder, encoder.output_dim, encoder.frame_rate, config.ctc)

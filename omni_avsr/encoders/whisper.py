@@ -1,0 +1,171 @@
+"""The encoder of OpenAI's Whisper, any size: waveforms -> 50 features a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as TransformersWhisperEncoder
+
+from omni_avsr.features import HOP, MEL_FRAME_RATE, SAMPLE_RATE, log_mel_window, num_mel_frames
+from omni_avsr.types import Features
+
+Context = Literal["full", "trimmed"]
+
+_CONV_STRIDE = 2
+_CONV_REACH = 2
+"""Mel frames behind a clip that its last feature can see through the two convolutions (kernel 3 each)."""
+
+
+class WhisperEncoder(nn.Module):
+    """Log-mel, two convolutions, transformer layers; keeps the contract of ``encoders.base.Encoder``.
+
+    context "full": the clip stands in 30 s of silence, all of which is attended, as Whisper was trained; the features
+        of the clip's own time are returned. The cost is that of 30 s whatever the clip's length.
+    context "trimmed": only the clip's own positions are computed and attended. Behind the clip's end the convolutions
+        still see silence, so only the attention differs from "full".
+
+    The forward pass is deterministic apart from the dropout of ``config`` (zero in the released models); layer drop is
+    not applied.
+    """
+
+    def __init__(self, config: WhisperConfig, context: Context = "full") -> None:
+        """Random weights; ``from_folder`` gives trained ones.
+
+        Raises:
+            ValueError: ``context`` is neither "full" nor "trimmed".
+        """
+        super().__init__()
+        if context not in ("full", "trimmed"):
+            raise ValueError(f'the context of Whisper is "full" or "trimmed", not "{context}"')
+        self.context = context
+        self.encoder = TransformersWhisperEncoder(config)
+        self.num_mels = config.num_mel_bins
+        self.num_positions = config.max_source_positions
+        self.output_dim = config.d_model
+        self.frame_rate = MEL_FRAME_RATE / _CONV_STRIDE
+
+    @classmethod
+    def from_folder(cls, folder: Path, context: Context = "full", dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+        """The encoder of a Whisper model saved in transformers' layout; the decoder's weights are not read.
+
+        Args:
+            folder: holds config.json and safetensors.
+            dtype: of the weights and the features; float32 also where the folder has float16.
+
+        Raises:
+            ValueError: the folder has no Whisper config, no safetensors, or other weights than the config asks for.
+        """
+        config = read_whisper_config(folder)
+        with torch.device("meta"):
+            encoder = cls(config, context)
+        load_part(encoder.encoder, folder, "encoder.", dtype)
+        return encoder.eval()
+
+    def forward(self, inputs: Features) -> Features:
+        """Encode waveforms [B, samples] at 16 kHz into Features [B, ceil(samples / 320), output_dim].
+
+        Raises:
+            ValueError: a clip is empty or longer than the context (30 s in the released models).
+        """
+        self._check(inputs.lengths)
+        mel_lengths = num_mel_frames(inputs.lengths)
+        lengths = (mel_lengths + _CONV_STRIDE - 1) // _CONV_STRIDE
+        longest = int(lengths.max())
+        max_mel_frames = _CONV_STRIDE * self.num_positions
+
+        if self.context == "full":
+            values = self._encode(log_mel_window(inputs, max_mel_frames, self.num_mels), self.num_positions, None)
+        else:
+            num_mel = min(int(mel_lengths.max()) + _CONV_REACH, max_mel_frames)
+            attended = torch.arange(longest, device=lengths.device) < lengths[:, None]
+            values = self._encode(log_mel_window(inputs, num_mel, self.num_mels), longest, attended)
+
+        features = Features(values[:, :longest], lengths)
+        return Features(features.values.masked_fill(~features.mask()[..., None], 0.0), lengths)
+
+    def _encode(self, mel: Tensor, num_positions: int, attended: Tensor | None) -> Tensor:
+        """mel [B, frames, mels] -> [B, num_positions, D]; attended [B, num_positions] bool, None when all are."""
+        encoder = self.encoder
+        hidden = mel.transpose(1, 2).to(encoder.conv1.weight.dtype)
+        hidden = F.gelu(encoder.conv1(hidden))
+        hidden = F.gelu(encoder.conv2(hidden)).transpose(1, 2)[:, :num_positions]
+        # B, D, T -> B, P, D
+        hidden = hidden + encoder.embed_positions.weight[:num_positions]
+        hidden = F.dropout(hidden, p=encoder.dropout, training=self.training)
+        mask = None if attended is None else additive_mask(attended[:, None, None, :], hidden.dtype)
+        for layer in encoder.layers:
+            hidden = layer(hidden, mask)
+        return encoder.layer_norm(hidden)
+
+    def _check(self, num_samples: Tensor) -> None:
+        shortest, longest = int(num_samples.min()), int(num_samples.max())
+        if shortest < 1:
+            raise ValueError("a clip without samples cannot be encoded; drop it from the batch")
+        max_samples = _CONV_STRIDE * self.num_positions * HOP
+        if longest > max_samples:
+            raise ValueError(
+                f"a clip of {longest / SAMPLE_RATE:.2f} s is longer than Whisper's context of "
+                f"{max_samples / SAMPLE_RATE:g} s; cut it into shorter clips"
+            )
+
+
+def additive_mask(attended: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where ``attended`` is true and the most negative number of ``dtype`` elsewhere, to add to attention scores."""
+    return torch.zeros(attended.shape, dtype=dtype, device=attended.device).masked_fill(
+        ~attended, torch.finfo(dtype).min
+    )
+
+
+def read_whisper_config(folder: Path) -> WhisperConfig:
+    """The config.json of a Whisper folder.
+
+    Raises:
+        ValueError: there is none, or it is another model's.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: a Whisper folder holds config.json and model.safetensors")
+    model_type = json.loads(path.read_text()).get("model_type")
+    if model_type != "whisper":
+        raise ValueError(f'{path} describes a "{model_type}" model, not a "whisper" one')
+    return WhisperConfig.from_pretrained(folder)
+
+
+def load_part(module: nn.Module, folder: Path, part: str, dtype: torch.dtype) -> None:
+    """Fill ``module`` with the weights under ``part`` ("encoder." or "decoder.") of a Whisper folder, strictly.
+
+    Args:
+        module: may be on the meta device.
+        dtype: of the loaded weights.
+
+    Raises:
+        ValueError: no safetensors in the folder, or names and shapes that differ from the module's.
+    """
+    files = sorted({folder / name for name in _weight_files(folder)})
+    state: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            keys = [key for key in stored.keys() if key.removeprefix("model.").startswith(part)]  # noqa: SIM118
+            for key in keys:
+                state[key.removeprefix("model.").removeprefix(part)] = stored.get_tensor(key).to(dtype)
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the {part.rstrip('.')} weights in {folder} do not fit its config.json: {error}") from error
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """One file, or the shards that an index names (how transformers saves large models)."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single.name]
+    if index.is_file():
+        return list(json.loads(index.read_text())["weight_map"].values())
+    raise ValueError(f"{folder} has neither {single.name} nor {index.name}")

@@ -1,0 +1,166 @@
+"""Load a frozen causal language model with its tokenizer and the facts that the rest of the model needs of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from omni_avsr.weights import Weights, cache_folder, resolve
+
+logger = logging.getLogger(__name__)
+
+# Part of the cache key: another way of converting must not find the files of this one.
+_GGUF_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LLM:
+    """A frozen causal language model in eval mode, its tokenizer, and facts about them.
+
+    hidden_size: width of the embeddings; vocab_size: their rows, which may be more than the tokenizer names.
+    bos_id: the first token of a sequence; None when the family uses none (Qwen).
+    eos_id: what ends a transcript; pad_id: the same id, always under a mask, since the vocabulary is never resized.
+    embedding_std: spread of the embedding weights, the scale that projected audio and video tokens have to meet.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    weights: Weights
+    hidden_size: int
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    embedding_std: float
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text`` alone, without bos or eos."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: list[int] | Tensor) -> str:
+        """The text of ``ids``, special tokens dropped and spaces left as they are."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), "one sequence of ids, not a batch"
+        return text
+
+
+def load_llm(reference: str, dtype: torch.dtype = torch.float32, sha256: str | None = None) -> LLM:
+    """Load and freeze the causal LM that ``reference`` names (see ``weights``), on the CPU in ``dtype``.
+
+    A GGUF file is de-quantised once into ``cache_folder()`` and read from there afterwards. The generation settings
+    that came with the weights are replaced by deterministic ones (see ``generation_config``).
+
+    Raises:
+        ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, or the tokenizer does not fit.
+    """
+    weights = resolve(reference)
+    if sha256 is not None and (found := weights.sha256()) != sha256:
+        raise ValueError(f"LLM {reference!r} at {weights.path} has sha256 {found}, expected {sha256}")
+    folder = _dequantised(weights) if weights.path.suffix == ".gguf" else weights.path
+    if not folder.is_dir():
+        raise ValueError(f"LLM {reference!r}: {folder} is neither a folder of transformers nor a .gguf file")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.requires_grad_(False).eval()
+
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    vocab_size, hidden_size = embeddings.shape
+    bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if eos_id is None:
+        raise ValueError(f"LLM {reference!r}: its tokenizer has no eos token, so no transcript could end")
+    # Not len(tokenizer): reading a GGUF may add an unknown-token entry behind the vocabulary, which no text maps to.
+    if max(tokenizer.vocab_size, eos_id + 1, (bos_id or 0) + 1) > vocab_size:
+        raise ValueError(
+            f"LLM {reference!r}: a tokenizer of {tokenizer.vocab_size} tokens, bos {bos_id} and eos {eos_id}, "
+            f"but only {vocab_size} embeddings"
+        )
+    llm = LLM(
+        model=model,
+        tokenizer=tokenizer,
+        weights=weights,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=eos_id,
+        embedding_std=_std(embeddings),
+    )
+    # transformers fills whatever a call leaves open from the model's own settings, so these have to be clean as well.
+    model.generation_config = generation_config(llm)
+    return llm
+
+
+def generation_config(llm: LLM, max_new_tokens: int | None = None, num_beams: int = 1) -> GenerationConfig:
+    """Settings for ``generate`` that never sample, whatever the weights ship (Llama's samples at temperature 0.6,
+    which made the published beam search differ from run to run; Omni-AVSR, section 1.7)."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        bos_token_id=llm.bos_id,
+        eos_token_id=llm.eos_id,
+        pad_token_id=llm.pad_id,
+    )
+
+
+def _std(embeddings: Tensor, rows: int = 8192) -> float:
+    """Standard deviation in float64, a slice of rows at a time so that no second copy of the table is made."""
+    total = square = 0.0
+    for part in embeddings.detach().split(rows):
+        values = part.double()
+        total += values.sum().item()
+        square += values.square().sum().item()
+    mean = total / embeddings.numel()
+    return max(square / embeddings.numel() - mean**2, 0.0) ** 0.5
+
+
+def _dequantised(weights: Weights) -> Path:
+    """The folder of transformers made from a GGUF file, converted on first use. Safe in several processes at once."""
+    root = cache_folder() / "gguf"
+    folder = root / f"{weights.path.stem}-{weights.sha256()}-v{_GGUF_FORMAT}"
+    if folder.is_dir():
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            partial = folder.with_name(folder.name + ".partial")
+            # A killed conversion leaves its folder behind; whoever holds the lock owns it.
+            shutil.rmtree(partial, ignore_errors=True)
+            _convert_gguf(weights, partial)
+            partial.rename(folder)
+    return folder
+
+
+def _convert_gguf(weights: Weights, folder: Path) -> None:
+    """De-quantise a GGUF file into ``folder``: float16 where that loses nothing (an F16 file), else float32."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ValueError(
+            f"LLM {weights.reference!r}: reading a GGUF file needs the gguf package; run 'pip install gguf'"
+        )
+    from transformers import GgufConfig  # only here: releases of transformers before GgufConfig read every other format
+
+    logger.info("converting %s once into %s", weights.path, folder)
+    source, name = weights.path.parent, weights.path.name
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    if all(torch.equal(parameter.half().float(), parameter) for parameter in model.parameters()):
+        model.half()
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)

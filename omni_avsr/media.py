@@ -1,0 +1,243 @@
+"""Read and write media files with PyAV: 16 kHz mono waveforms and frames at a fixed rate, in sync with each other.
+
+Time zero of a file is the first moment at which any of its streams has something to show or to play. Both readers
+count from there, so that ``video[k]`` belongs to ``audio[k * 16000 / fps :]`` even when the streams start apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import av.container
+import av.error
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorRange
+
+SAMPLE_RATE = 16_000
+FRAME_RATE = 25.0
+
+# Several containers round timestamps to a millisecond: a frame that starts this much late is still on time.
+_TIMESTAMP_TOLERANCE = 1e-3
+_AUDIO_CODECS = {".flac": "flac", ".wav": "pcm_s16le"}
+_Kind = Literal["audio", "video"]
+
+
+class MediaError(ValueError):
+    """A media file cannot be read or written; the message names the file and the reason."""
+
+
+def probe(path: str | os.PathLike[str]) -> tuple[bool, bool]:
+    """Whether the file has audio and whether it has video (a cover picture is none). MediaError if neither."""
+    with _open(path) as container:
+        found = bool(_streams(container, "audio")), bool(_streams(container, "video"))
+    if not any(found):
+        raise MediaError(f"{path}: the file has neither audio nor video")
+    return found
+
+
+def read_audio(path: str | os.PathLike[str]) -> np.ndarray:
+    """The first audio stream of any container as float32 [samples], 16 kHz, channels averaged, full scale = 1.
+
+    Silence is put in front when the file's video starts before its audio. Raises MediaError.
+    """
+    start = _common_start(path)
+    resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+    chunks: list[np.ndarray] = []
+    offset: float | None = None
+    with _open(path) as container, _decoding(path, "audio"):
+        for frame in container.decode(_stream(container, path, "audio")):
+            if offset is None:
+                offset = (frame.time or 0.0) - start
+            chunks += [resampled.to_ndarray() for resampled in resampler.resample(frame)]
+        if offset is not None:
+            chunks += [resampled.to_ndarray() for resampled in resampler.resample(None)]
+    # FFmpeg's own downmix of float samples adds channels with a gain of 0.7; the mean cannot clip.
+    samples = np.concatenate(chunks, axis=1).mean(axis=0, dtype=np.float32) if chunks else np.zeros(0, np.float32)
+    if offset is None or not len(samples):
+        raise MediaError(f"{path}: the audio stream holds no samples")
+    return np.concatenate([np.zeros(max(0, round(offset * SAMPLE_RATE)), np.float32), samples])
+
+
+def read_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool = False) -> np.ndarray:
+    """All frames of ``iter_video`` at once: uint8 [T, H, W, 3] (RGB), or [T, H, W] when ``grey``."""
+    return np.stack(list(iter_video(path, fps, grey)))
+
+
+def iter_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool = False) -> Iterator[np.ndarray]:
+    """Frames of the first video stream, resampled to ``fps`` by their timestamps, one by one.
+
+    Output frame k is the source frame on show at time k / fps, so a source of another or of a variable rate stays in
+    sync with its audio. Yields uint8 [H, W, 3] (RGB) or [H, W], contiguous, turned upright when the file asks for a
+    rotation. A frame that is shown twice is yielded twice as the same array. Raises MediaError.
+    """
+    if fps <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    start = _common_start(path)
+    shown: av.VideoFrame | None = None
+    time = end = 0.0
+    count = 0
+    with _open(path) as container, _decoding(path, "video"):
+        stream = _stream(container, path, "video")
+        for frame in container.decode(stream):
+            time = frame.time - start if frame.time is not None else end
+            if shown is not None and count / fps < time - _TIMESTAMP_TOLERANCE:
+                pixels = _pixels(shown, grey)
+                while count / fps < time - _TIMESTAMP_TOLERANCE:
+                    yield pixels
+                    count += 1
+            shown = frame
+            end = time + _frame_seconds(frame, stream, fps)
+        if shown is None:
+            raise MediaError(f"{path}: the video stream holds no frames")
+        pixels = _pixels(shown, grey)
+        while count == 0 or count / fps < end - _TIMESTAMP_TOLERANCE:
+            yield pixels
+            count += 1
+
+
+def write_audio(path: str | os.PathLike[str], samples: np.ndarray) -> None:
+    """Write float samples [samples] (full scale = 1, 16 kHz mono) as 16-bit FLAC or WAV by the suffix; atomic.
+
+    Samples beyond full scale are clipped. What came from a 16-bit file is written back exactly.
+    """
+    codec = _AUDIO_CODECS.get(Path(path).suffix.lower())
+    if codec is None:
+        raise MediaError(f"{path}: audio is written as {' or '.join(_AUDIO_CODECS)}, not {Path(path).suffix!r}")
+    if samples.ndim != 1 or not len(samples):
+        raise MediaError(f"{path}: expected samples [samples], at least one, got shape {samples.shape}")
+    integers = np.clip(np.round(samples.astype(np.float64) * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    with _replacing(path) as temporary, av.open(str(temporary), "w", format=Path(path).suffix[1:].lower()) as container:
+        stream: Any = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
+        for first in range(0, len(integers), SAMPLE_RATE):
+            frame = av.AudioFrame.from_ndarray(integers[None, first : first + SAMPLE_RATE], format="s16", layout="mono")
+            frame.sample_rate = SAMPLE_RATE
+            frame.pts = first
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_video(
+    path: str | os.PathLike[str], frames: np.ndarray, fps: float = FRAME_RATE, lossless: bool = False, crf: int = 12
+) -> None:
+    """Write uint8 frames [T, H, W] (grey) or [T, H, W, 3] (RGB) as an H.264 MP4; atomic.
+
+    lossless: every pixel comes back as it was; otherwise ``crf`` is x264's quality (0-51, smaller is better; 12 is
+        visually transparent). Grey clips are monochrome H.264, so no brightness level is lost to a colour conversion.
+    """
+    if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or (frames.ndim == 4 and frames.shape[3] != 3):
+        raise MediaError(
+            f"{path}: expected uint8 frames [T, H, W] or [T, H, W, 3], got {frames.dtype} {list(frames.shape)}"
+        )
+    if not frames.size:
+        raise MediaError(f"{path}: no frames to write, shape {list(frames.shape)}")
+    grey = frames.ndim == 3
+    if not grey and not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
+        raise MediaError(f"{path}: lossy colour video needs even sides, got {frames.shape[2]}x{frames.shape[1]}")
+    codec, pixel_format = (
+        ("libx264", "gray") if grey else ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
+    )
+    options = {"qp": "0"} if lossless else {"crf": str(crf)}
+    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream: Any = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options={**options, "preset": "medium"}
+        )
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        if grey:
+            # Without it readers stretch 16..235 to 0..255, as if the levels were those of broadcast video.
+            stream.codec_context.color_range = ColorRange.JPEG
+        stream.codec_context.thread_count = 1
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="gray" if grey else "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _pixels(frame: av.VideoFrame, grey: bool) -> np.ndarray:
+    # Rows may carry alignment padding, which libraries that read the raw buffer (MediaPipe) take for pixels.
+    pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90)))
+
+
+def _frame_seconds(frame: av.VideoFrame, stream: Any, fps: float) -> float:
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return 1 / float(stream.average_rate or fps)
+
+
+def _common_start(path: str | os.PathLike[str]) -> float:
+    """The earlier of the first audio and the first video frame in seconds.
+
+    Frames are decoded for it: what a header says about the start counts samples that decoders drop (AAC priming).
+    """
+    starts = []
+    kinds: tuple[_Kind, ...] = ("audio", "video")
+    for kind in kinds:
+        with _open(path) as container, _decoding(path, kind):
+            if _streams(container, kind):
+                first = next(container.decode(_stream(container, path, kind)), None)
+                if first is not None:
+                    starts.append(first.time or 0.0)
+    return min(starts, default=0.0)
+
+
+def _streams(container: av.container.InputContainer, kind: _Kind) -> list[Any]:
+    found: Iterable[Any] = container.streams.audio if kind == "audio" else container.streams.video
+    # The cover picture of a song is a video stream too, but it is not what anybody means by video.
+    return [stream for stream in found if not stream.disposition & Disposition.attached_pic]
+
+
+def _stream(container: av.container.InputContainer, path: str | os.PathLike[str], kind: _Kind) -> Any:
+    streams = _streams(container, kind)
+    if not streams:
+        raise MediaError(f"{path}: the file has no {kind} stream")
+    # Many small files are read by many processes; threads inside a decoder would only compete with them.
+    streams[0].codec_context.thread_count = 1
+    return streams[0]
+
+
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
+    if not os.path.isfile(path):
+        raise MediaError(f"{path}: no such file")
+    if not os.path.getsize(path):
+        raise MediaError(f"{path}: the file is empty")
+    try:
+        container = av.open(os.fspath(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{path}: not a readable media file ({_reason(error)})") from error
+    with container:
+        yield container
+
+
+@contextmanager
+def _decoding(path: str | os.PathLike[str], kind: _Kind) -> Iterator[None]:
+    try:
+        yield
+    except MediaError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(f"{path}: the {kind} stream cannot be decoded ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError | av.error.FFmpegError) and error.strerror else str(error)
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes ``path`` if the block ends well, and vanishes if not."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

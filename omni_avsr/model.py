@@ -1,0 +1,147 @@
+"""OmniAVSR: encode, compress, project, assemble, and run the LLM, for any task at any trained rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omni_avsr.adapters import AdapterRouter
+from omni_avsr.compression import compress
+from omni_avsr.config import ModelConfig
+from omni_avsr.llm import LLM, generation_config
+from omni_avsr.projector import ModalityProjector
+from omni_avsr.sequence import NUM_MARKERS, TextIds, TokenSequence, assemble, embed
+from omni_avsr.types import IGNORE_INDEX, Features, Modality, Rates, StepOutput, Task
+
+
+class OmniAVSR(nn.Module):
+    """One model for ASR, VSR and AVSR (Omni-AVSR, section 1).
+
+    ``forward`` does not exist on purpose: training calls ``encode`` once and ``loss`` on its result, inference calls
+    ``encode`` once and ``generate`` for each task and pair of rates.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        llm: LLM,
+        router: AdapterRouter,
+        encoders: Mapping[Modality, nn.Module],
+        projectors: Mapping[Modality, ModalityProjector],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict({str(modality): encoder for modality, encoder in encoders.items()})
+        self.projectors = nn.ModuleDict({str(modality): part for modality, part in projectors.items()})
+        self.markers = nn.Embedding(NUM_MARKERS, llm.hidden_size)
+        nn.init.normal_(self.markers.weight, std=llm.embedding_std)
+        self.llm = llm.model
+        self.text = llm
+        self.router = router
+        prompts = {task: llm.encode(prompt) for task, prompt in config.prompts.items()}
+        self.text_ids = TextIds(llm.bos_id, llm.eos_id, prompts)
+
+    @property
+    def device(self) -> torch.device:
+        return self.markers.weight.device
+
+    def encode(self, inputs: Mapping[Modality, Features]) -> dict[Modality, Features]:
+        """Raw inputs to encoder features [B, T, D], once for all tasks and rates. Frozen encoders make no graph."""
+        features = {}
+        for modality, values in inputs.items():
+            encoder = self.encoders[modality]
+            trained = any(parameter.requires_grad for parameter in encoder.parameters())
+            with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+                features[modality] = encoder(values)
+        return features
+
+    def tokens(self, features: Mapping[Modality, Features], task: Task, rates: Rates) -> dict[Modality, Features]:
+        """Compress and project what ``task`` reads: [B, N, H] by modality.
+
+        Raises:
+            ValueError: a rate was not trained, or a modality of the task is missing.
+        """
+        self.config.compression.check(rates, task)
+        missing = [modality for modality in task.modalities if modality not in features]
+        if missing:
+            raise ValueError(f"{task} needs {' and '.join(missing)}, which these clips do not have")
+        return {
+            modality: self.projectors[modality](
+                compress(features[modality], rates.of(modality), self.config.compression), rates.of(modality)
+            )
+            for modality in task.modalities
+        }
+
+    def loss(
+        self,
+        features: Mapping[Modality, Features],
+        texts: Sequence[str],
+        rates: Rates,
+        task_weights: Mapping[Task, float],
+        num_label_tokens: Mapping[Task, int],
+    ) -> StepOutput:
+        """Sum over tasks of weight x loss / number of tasks (Omni-AVSR 1.3), from one LLM pass per task.
+
+        Args:
+            features: of ``encode``.
+            texts: transcripts.
+            rates: one pair for all tasks of the step.
+            task_weights: tasks to train, with their weights.
+            num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
+                batch, so that micro-batches and ranks add up to its mean.
+        """
+        transcripts = [self.text.encode(text) for text in texts]
+        total = torch.zeros((), device=self.device)
+        task_losses, num_tokens, num_padded = {}, 0, 0
+        # The modality tokens of a task depend on the rates alone: AVSR reads what ASR and VSR read.
+        for task, weight in task_weights.items():
+            tokens = self.tokens(features, task, rates)
+            sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
+            loss = self._cross_entropy(task, tokens, sequence) / num_label_tokens[task]
+            total = total + weight * loss / len(task_weights)
+            task_losses[task] = loss.detach()
+            num_tokens += int(sequence.attention_mask.sum())
+            num_padded += sequence.ids.numel()
+        return StepOutput(total, task_losses, num_tokens, num_padded)
+
+    def _cross_entropy(self, task: Task, tokens: Mapping[Modality, Features], sequence: TokenSequence) -> Tensor:
+        """Summed cross entropy of the labels; logits are made only where labels stand."""
+        embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
+        with self.router.route(task):
+            hidden = self.llm.get_decoder()(
+                inputs_embeds=embeds, attention_mask=sequence.attention_mask, use_cache=False
+            ).last_hidden_state
+        labels = sequence.labels[:, 1:]
+        scored = labels != IGNORE_INDEX
+        logits = self.llm.get_output_embeddings()(hidden[:, :-1][scored])
+        return F.cross_entropy(logits.float(), labels[scored], reduction="sum")
+
+    @torch.no_grad()
+    def generate(
+        self,
+        features: Mapping[Modality, Features],
+        task: Task,
+        rates: Rates,
+        num_beams: int = 1,
+        max_new_tokens: int = 32,
+    ) -> list[str]:
+        """Transcribe a batch, greedily or by beams; deterministic whatever the LLM's shipped settings say.
+
+        Raises:
+            ValueError: a rate was not trained, or a modality of the task is missing.
+        """
+        tokens = self.tokens(features, task, rates)
+        sequence = assemble(task, tokens, self.text_ids).to(self.device)
+        embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
+        with self.router.route(task):
+            ids = self.llm.generate(
+                inputs_embeds=embeds,
+                attention_mask=sequence.attention_mask,
+                generation_config=generation_config(
+                    self.text, num_beams=num_beams, max_new_tokens=max_new_tokens
+                ),
+            )
+        return [self.text.decode(row).strip() for row in ids]

@@ -1,0 +1,66 @@
+"""The resume point of a stage: trained weights, optimizer and step, in one file that loads without pickles.
+
+Everything random is a function of (seed, step), so these are the whole state; nothing of the loader, the generators or
+Lightning's loops has to be restored.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """State after ``step`` optimizer steps of a stage."""
+
+    step: int
+    trained: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    precision: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a kill leaves the old file or the new one."""
+        partial = path.with_suffix(".partial")
+        torch.save(vars(self), partial)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ResumePoint | None:
+        """Read a resume point, or None when there is none yet."""
+        if not path.is_file():
+            return None
+        return cls(**torch.load(path, map_location="cpu", weights_only=True))
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters, and the buffers (batch norm statistics) of modules in training mode, by name.
+
+    Buffers that are not persistent, such as rotary frequencies, are derived from settings and left out.
+    """
+    state = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
+    persistent = module.state_dict().keys()
+    for prefix, part in module.named_modules():
+        if part.training:
+            state |= {name: value for name, value in part.named_buffers(prefix, recurse=False) if name in persistent}
+    return state
+
+
+@torch.no_grad()
+def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy ``state`` into ``module``.
+
+    Raises:
+        ValueError: a name or shape does not fit; nothing is copied then.
+    """
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    wrong = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors do not fit this model, such as {', '.join(sorted(wrong)[:5])}")
+    for name, value in state.items():
+        own[name].copy_(value)

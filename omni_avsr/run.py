@@ -1,0 +1,237 @@
+"""A run: all stages one after another, from wherever the last session left off."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rich.progress import track
+from safetensors.torch import load_file
+from torch import nn
+
+from omni_avsr.build import Encoders, build_encoders, build_model
+from omni_avsr.checkpoint import save_tensors
+from omni_avsr.config import STRICT, ModelConfig, Positive, WhisperConfig
+from omni_avsr.data.augment import Augmenter
+from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
+from omni_avsr.data.cache import ClipCache, open_cache
+from omni_avsr.data.dataset import BatchDataset
+from omni_avsr.data.manifest import read_manifest
+from omni_avsr.data.noise import NoiseSource
+from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
+from omni_avsr.features import VIDEO_FPS
+from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives import CTCObjective, DecoderObjective, Objective, RecognitionObjective, WordFrameTargets
+from omni_avsr.resume import ResumePoint, load_state, trained_state
+from omni_avsr.stages import (
+    CTCObjectiveConfig,
+    DecoderObjectiveConfig,
+    RecognitionObjectiveConfig,
+    StageConfig,
+    freeze_all_but,
+)
+from omni_avsr.training import Progress, ResumeSaver, StageModule, plan_loader
+from omni_avsr.types import Clip, Modality, Task
+from omni_avsr.weights import resolve
+
+log = logging.getLogger(__name__)
+
+VALIDATION_CLIPS = 8
+"""Clips of one validation batch."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """Manifests, whose clips name their own split, and the files beside them."""
+
+    manifests: tuple[Path, ...]
+    cache: Path
+    noise: Path | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    max_validation_clips: Positive = 400
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """Everything a run needs; ``trainer`` goes to Lightning's Trainer as it is."""
+
+    model: ModelConfig
+    data: DataConfig
+    stages: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], StageConfig]
+    output: Path
+    seed: Annotated[int, Field(ge=0)] = 7
+    trainer: dict[str, Any] = field(default_factory=dict)
+    loggers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ("csv", "tensorboard")
+    log_every: Positive = 20
+    max_label_tokens: Positive = 128
+    resume_seconds: Annotated[float, Field(gt=0)] = 600.0
+    resume_steps: Positive = 1_000_000
+
+
+def read_split(config: DataConfig, split: str) -> list[Clip]:
+    """The clips of one split over all manifests.
+
+    Raises:
+        ValueError: the split is empty.
+    """
+    clips = [clip for manifest in config.manifests for clip in read_manifest(manifest) if clip.split == split]
+    if not clips:
+        names = ", ".join(map(str, config.manifests))
+        raise ValueError(f"split {split!r} is empty in {names}")
+    return clips
+
+
+def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Clip], ClipCache]:
+    """The clips that could be decoded, and their cache; the others are logged with their reasons."""
+    cache = open_cache(clips, root, lambda items: track(list(items), f"decoding {what}"))
+    return [clip for clip in clips if clip in cache], cache
+
+
+def run(config: RunConfig) -> Path:
+    """Train every stage that is not finished yet; returns the run folder."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    train, train_cache = cached_clips(read_split(config.data, "train"), config.data.cache, "training clips")
+    validation = read_split(config.data, "validation")[: config.data.max_validation_clips]
+    validation, validation_cache = cached_clips(validation, config.data.cache, "validation clips")
+    folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
+    for number, (name, stage) in enumerate(config.stages.items()):
+        folder = folders[number]
+        if (folder / "trained.safetensors").is_file():
+            log.info("stage %s is finished: %s", name, folder)
+            continue
+        seed = config.seed * 1_009 + number
+        model = _build(config, stage, seed)
+        for previous in folders[:number]:
+            state = load_file(previous / "trained.safetensors")
+            own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+            load_state(model, {name: value for name, value in state.items() if name in own})
+        noise = NoiseSource.read(config.data.noise) if config.data.noise else None
+        augmenter = Augmenter(stage.augment, noise) if stage.augment else None
+        training_data = BatchDataset(train, train_cache, config.model.waveform, augmenter, seed)
+        validation_data = BatchDataset(validation, validation_cache, config.model.waveform)
+        run_stage(config, name, stage, seed, folder, model, training_data, validation_data)
+    return config.output
+
+
+def run_stage(
+    config: RunConfig,
+    name: str,
+    stage: StageConfig,
+    seed: int,
+    folder: Path,
+    model: nn.Module,
+    train: BatchDataset,
+    validation: BatchDataset,
+) -> None:
+    """Train one stage, resuming it where its resume point stands, and write its trained tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = freeze_all_but(model, stage.trainable)
+    log.info("stage %s trains %d tensors", name, len(chosen))
+    torch.manual_seed(seed)
+    objective = _objective(config, stage, model, train.clips, seed)
+    start = ResumePoint.load(folder / "resume.pt")
+    module = StageModule(model, objective, name, stage, seed, start)
+    done = start.step if start else 0
+    trainer = L.Trainer(
+        max_steps=stage.num_steps - done,
+        max_epochs=-1,
+        accumulate_grad_batches=stage.batching.accumulation,
+        gradient_clip_val=stage.optimizer.clip_norm,
+        val_check_interval=stage.validate_every * stage.batching.accumulation,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=_loggers(config, folder, done),
+        callbacks=[
+            ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
+            Progress(config.log_every),
+        ],
+        **config.trainer,
+    )
+    sizes = clip_sizes(objective, model, train.clips, config.max_label_tokens)
+    sampler = PlanSampler(sizes, stage.batching, stage.num_steps, trainer.global_rank, trainer.world_size)
+    sampler.start_step = done
+    plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
+    if done < stage.num_steps:
+        trainer.fit(module, plan_loader(train, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
+    save_tensors(folder / "trained.safetensors", trained_state(model))
+
+
+def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
+    """The parts that the stage needs: an encoder stage never loads the LLM."""
+    if isinstance(stage.objective, CTCObjectiveConfig):
+        return build_encoders(config.model, seed, (stage.objective.modality,))
+    if isinstance(stage.objective, DecoderObjectiveConfig):
+        return build_encoders(config.model, seed, (Modality.AUDIO,))
+    return build_model(config.model, seed)
+
+
+def _objective(config: RunConfig, stage: StageConfig, model: nn.Module, clips: Sequence[Clip], seed: int) -> Objective:
+    match stage.objective:
+        case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
+            frames = None
+            if targets == "words":
+                assert isinstance(model, Encoders)
+                frames = WordFrameTargets(model.output_dim(modality), WordFrameTargets.vocabulary(clips))
+            return CTCObjective(modality, frames, weight)
+        case DecoderObjectiveConfig(language=language):
+            whisper = config.model.audio_encoder
+            if not isinstance(whisper, WhisperConfig):
+                raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
+            return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
+        case RecognitionObjectiveConfig(task_weights=weights):
+            return RecognitionObjective(weights, seed, config.max_label_tokens)
+
+
+def clip_sizes(objective: Objective, model: nn.Module, clips: Sequence[Clip], longest: int) -> list[ClipSize]:
+    """What the batch planner needs to know of each clip.
+
+    Raises:
+        ValueError: a transcript is over ``longest`` labels; names the clip and what to do.
+    """
+    sizes = []
+    for clip in clips:
+        num_labels = objective.num_label_tokens(model, clip.text)
+        if not 0 < num_labels <= longest:
+            raise ValueError(
+                f"the transcript of {clip.id} has {num_labels} labels, allowed are 1 to max_label_tokens={longest}; "
+                "raise the limit, or cut or drop the clip"
+            )
+        # Audio counts in video frames of 40 ms, so that one budget serves both.
+        sizes.append(ClipSize(max(clip.num_frames, math.ceil(clip.seconds * VIDEO_FPS)), num_labels, clip.modalities))
+    return sizes
+
+
+def whole_plans(sizes: Sequence[ClipSize], max_clips: int) -> list[BatchPlan]:
+    """Plans that go through all clips once in order, each its own global batch, for validation."""
+    groups = [range(start, min(start + max_clips, len(sizes))) for start in range(0, len(sizes), max_clips)]
+    return [
+        BatchPlan(tuple(group), step, {task: sum(sizes[i].label_tokens for i in group) for task in Task}, len(group))
+        for step, group in enumerate(groups)
+    ]
+
+
+def _loggers(config: RunConfig, folder: Path, step: int) -> list[Logger]:
+    version = f"from-step-{step}"
+    built: list[Logger] = []
+    for name in config.loggers:
+        match name:
+            case "csv":
+                built.append(CSVLogger(folder, "csv", version))
+            case "tensorboard":
+                built.append(TensorBoardLogger(folder, "tensorboard", version))
+            case "wandb":
+                built.append(WandbLogger(name=f"{config.output.name}-{folder.name}", save_dir=folder))
+    return built

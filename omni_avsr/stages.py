@@ -1,0 +1,124 @@
+"""A stage of training as data: an objective, the exact names it trains, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import field
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from omni_avsr.config import PUBLISHED_TASK_WEIGHTS, STRICT, Positive
+from omni_avsr.data.augment import AugmentConfig
+from omni_avsr.data.batching import BatchingConfig
+from omni_avsr.types import Modality, Task
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CTCObjectiveConfig:
+    """Train one encoder alone by CTC on characters; ``frame_targets`` words adds the aligned word of every frame."""
+
+    modality: Modality
+    kind: Literal["ctc"] = "ctc"
+    frame_targets: Literal["none", "words"] = "none"
+    frame_weight: NonNegative = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecoderObjectiveConfig:
+    """Train the Whisper encoder alone by the cross entropy of its own decoder (EFIN, stage 1).
+
+    ``language`` is a code such as "en" for a multilingual Whisper, null for an English-only one.
+    """
+
+    kind: Literal["whisper_decoder"] = "whisper_decoder"
+    language: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class RecognitionObjectiveConfig:
+    """Train through the LLM: one audio and one video rate a step, all tasks, weighted (Omni-AVSR 1.3 and 1.4)."""
+
+    kind: Literal["recognition"] = "recognition"
+    task_weights: dict[Task, NonNegative] = field(default_factory=lambda: dict(PUBLISHED_TASK_WEIGHTS))
+
+
+ObjectiveConfig = Annotated[
+    CTCObjectiveConfig | DecoderObjectiveConfig | RecognitionObjectiveConfig, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimizerConfig:
+    """AdamW, linear warm-up and a cosine to zero, as published (Omni-AVSR 1.5); ``clip_norm`` bounds gradients."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NonNegative = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] = 10.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class StageConfig:
+    """One stage. ``trainable`` are globs over parameter names; all others are frozen."""
+
+    objective: ObjectiveConfig
+    trainable: tuple[str, ...]
+    num_steps: Positive
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    validate_every: Positive = 200
+
+
+def trainable_names(names: Iterable[str], globs: Iterable[str]) -> set[str]:
+    """The names that match any glob.
+
+    Raises:
+        ValueError: a glob matches nothing, which is always a mistake.
+    """
+    names = list(names)
+    matched: set[str] = set()
+    for glob in globs:
+        hits = {name for name in names if fnmatchcase(name, glob)}
+        if not hits:
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise ValueError(f"trainable {glob!r} matches no parameter; there are {', '.join(parts)} ...")
+        matched |= hits
+    return matched
+
+
+def freeze_all_but(model: nn.Module, globs: Iterable[str]) -> set[str]:
+    """Make exactly the parameters that match ``globs`` trainable; returns their names."""
+    chosen = trainable_names((name for name, _ in model.named_parameters()), globs)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return chosen
+
+
+def set_modes(model: nn.Module) -> None:
+    """Training mode where a part is trained, evaluation mode where it is frozen (dropout and batch norm included).
+
+    A module is in training mode when all parameters below it are trained; a parameter-free one (dropout) when a sibling
+    is. So an LLM's frozen layers stay in evaluation mode around their adapters, and adapter dropout is active.
+    """
+    model.eval()
+    _set_mode(model)
+
+
+def _set_mode(module: nn.Module) -> bool:
+    own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+    children = {child: any(True for _ in child.parameters()) for child in module.children()}
+    below = [_set_mode(child) for child, has_parameters in children.items() if has_parameters]
+    module.training = bool(own or below) and all(own) and all(below)
+    if any(own) or any(below):
+        for child, has_parameters in children.items():
+            if not has_parameters:
+                child.train()
+    return module.training

