@@ -83,13 +83,13 @@ class OmniAVSR(nn.Module):
         task_weights: Mapping[Task, float],
         num_label_tokens: Mapping[Task, int],
     ) -> StepOutput:
-        """Sum over tasks of weight x loss / number of tasks (Omni-AVSR 1.3), from one LLM pass per task.
+        """Weighted sum of the tasks' losses (Omni-AVSR 1.3), from one LLM pass per task.
 
         Args:
             features: of ``encode``.
             texts: transcripts.
             rates: one pair for all tasks of the step.
-            task_weights: tasks to train, with their weights.
+            task_weights: tasks to train, with their share of the sum.
             num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
                 batch, so that micro-batches and ranks add up to its mean.
         """
@@ -101,7 +101,7 @@ class OmniAVSR(nn.Module):
             tokens = self.tokens(features, task, rates)
             sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
             loss = self._cross_entropy(task, tokens, sequence) / num_label_tokens[task]
-            total = total + weight * loss / len(task_weights)
+            total = total + weight * loss
             task_losses[task] = loss.detach()
             num_tokens += int(sequence.attention_mask.sum())
             num_padded += sequence.ids.numel()

@@ -173,7 +173,9 @@ class RecognitionObjective(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
         assert isinstance(model, OmniAVSR)
         rates = draw_rates(model.config.compression, self.seed, batch.step)
-        weights = {task: weight for task, weight in self.task_weights.items() if batch.supports(task)}
+        # Divided by the stage's number of tasks, not by what this batch supports: the sum over the tasks is the loss.
+        share = {task: weight / len(self.task_weights) for task, weight in self.task_weights.items()}
+        weights = {task: weight for task, weight in share.items() if batch.supports(task)}
         output = model.loss(model.encode(batch.inputs), batch.texts, rates, weights, batch.num_label_tokens)
         figures = {f"{task}_loss": loss for task, loss in output.task_losses.items()}
         figures["loss"] = output.loss.detach()

@@ -7,6 +7,7 @@ Lightning's loops has to be restored.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,22 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], expected: Iterable[str] = ()) -> None:
     """Copy ``state`` into ``module``.
 
+    Args:
+        expected: names that ``state`` must hold.
+
     Raises:
-        ValueError: a name or shape does not fit; nothing is copied then.
+        ValueError: a name or shape does not fit, or an expected name is missing; nothing is copied then.
     """
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     wrong = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
-    if wrong:
-        raise ValueError(f"{len(wrong)} tensors do not fit this model, such as {', '.join(sorted(wrong)[:5])}")
+    missing = [name for name in expected if name not in state]
+    if wrong or missing:
+        raise ValueError(
+            f"{len(wrong)} tensors do not fit this model and {len(missing)} are missing, "
+            f"such as {', '.join(sorted(wrong + missing)[:5])}"
+        )
     for name, value in state.items():
         own[name].copy_(value)

@@ -38,6 +38,7 @@ from omni_avsr.stages import (
     RecognitionObjectiveConfig,
     StageConfig,
     freeze_all_but,
+    set_modes,
 )
 from omni_avsr.training import Progress, ResumeSaver, StageModule, plan_loader
 from omni_avsr.types import Clip, Modality, Task
@@ -135,6 +136,7 @@ def run_stage(
     """Train one stage, resuming it where its resume point stands, and write its trained tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
+    set_modes(model)
     log.info("stage %s trains %d tensors", name, len(chosen))
     torch.manual_seed(seed)
     objective = _objective(config, stage, model, train.clips, seed)

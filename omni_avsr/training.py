@@ -62,16 +62,14 @@ class StageModule(L.LightningModule):
         self.figures: dict[str, Tensor] = {}
         self.validation_losses: list[float] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        set_modes(self)
         if start is not None:
-            load_state(self, start.trained)
+            load_state(self, start.trained, expected=trained_state(self))
 
     @property
     def step(self) -> int:
         """Optimizer steps of the stage that are done, those before a resume included."""
         return self.trainer.global_step + (self.start.step if self.start else 0)
-
-    def on_train_start(self) -> None:
-        set_modes(self)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Lightning takes batches apart by their fields, which frozen dataclasses refuse.

@@ -57,9 +57,13 @@ class Augmenter:
         self.config, self.noise = config, noise
 
     def video(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """[T, 96, 96] uint8 mouth crops -> [T, crop, crop] uint8."""
+        """[T, 96, 96] uint8 mouth crops -> [T, crop, crop] uint8. ValueError when they are smaller than that."""
         config = self.config
         free = crops.shape[-1] - config.crop_size
+        if free < 0:
+            raise ValueError(
+                f"crop_size {config.crop_size} is larger than the stored crops of {crops.shape[-1]} pixels"
+            )
         top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
         crops = vision.crop(crops, top, left, config.crop_size, config.crop_size)
         if uniform(0, 1, generator) < config.flip:

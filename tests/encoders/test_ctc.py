@@ -1,7 +1,5 @@
 """The CTC head: characters, the best path, and the loss against hand and torch."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -147,4 +145,3 @@ def test_a_head_learns_a_text(head: CTCHead) -> None:
         head.loss(inputs, ["two now"]).sum().backward()
         optimizer.step()
     assert head.transcribe(inputs) == ["two now"]
-    assert math.isfinite(float(head.loss(inputs, ["two now"])[0]))
