@@ -6,7 +6,6 @@ It runs in worker processes and therefore imports neither torch nor the corpus r
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from data_prep.face import detect_landmarks
 from data_prep.mouth import mouth_crops, quality
+from omni_avsr.files import write_atomically
 from omni_avsr.media import FRAME_RATE, SAMPLE_RATE, iter_video, probe, read_audio, write_audio, write_video
 
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FRAME_RATE)
@@ -85,18 +85,16 @@ def prepare_clip(job: ClipJob) -> ClipRecord:
     if has_video:
         crops, measures = _crops(job)
         frames = len(crops)
-        job.video.parent.mkdir(parents=True, exist_ok=True)
         write_video(job.video, crops, FRAME_RATE, lossless=job.lossless, crf=job.crf)
     if has_audio:
         waveform = read_audio(job.media)
         if has_video:
             waveform = fit_length(waveform, frames * SAMPLES_PER_FRAME)
         samples = len(waveform)
-        job.audio.parent.mkdir(parents=True, exist_ok=True)
         write_audio(job.audio, waveform)
     seconds = frames / FRAME_RATE if frames else samples / SAMPLE_RATE
     record = ClipRecord(frames, seconds, has_audio, measures, _fingerprint(job))
-    _write_record(job.record, record)
+    write_atomically(job.record, json.dumps(vars(record)) + "\n")
     return record
 
 
@@ -128,10 +126,3 @@ def _fingerprint(job: ClipJob) -> dict[str, Any]:
     status = job.media.stat()
     coding = "lossless" if job.lossless else f"crf {job.crf}"
     return {"name": job.media.name, "bytes": status.st_size, "recipe": RECIPE_VERSION, "coding": coding}
-
-
-def _write_record(path: Path, record: ClipRecord) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(vars(record)) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

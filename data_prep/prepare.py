@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_prep.clip import ClipJob, ClipRecord, attempt_clip, finished
 from data_prep.sources import SourceClip
-from omni_avsr.data.manifest import write_atomically, write_manifest
+from omni_avsr.data.manifest import write_manifest
+from omni_avsr.files import write_atomically
 from omni_avsr.types import Clip
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -140,7 +141,7 @@ def _run(jobs: list[ClipJob], options: PrepareOptions, done: int) -> Iterator[tu
                 yield futures[future], future.result()
                 progress.advance(task)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 "a worker died at once (out of memory, or a crash inside a decoder); finished clips are kept, run "
                 "again to go on"
             ) from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from omni_avsr.adapters import AdapterRouter, add_adapters
+from omni_avsr.adapters import add_adapters
 from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.llm import load_llm
@@ -23,18 +23,16 @@ class Encoders(nn.Module):
         super().__init__()
         self.encoders = encoders
 
-    def output_dim(self, modality: Modality) -> int:
-        encoder = self.encoders[modality]
-        assert isinstance(encoder, SpeechEncoder)
-        return encoder.output_dim
-
 
 def build_encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality] = tuple(Modality)) -> Encoders:
     """Build the encoders that ``config`` has for ``modalities``; random initialisation follows ``seed``."""
+    return Encoders(nn.ModuleDict({str(m): encoder for m, encoder in _encoders(config, seed, modalities).items()}))
+
+
+def _encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality]) -> dict[Modality, SpeechEncoder]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = {m: build_encoder(part) for m in modalities if (part := config.encoder_of(m)) is not None}
-    return Encoders(nn.ModuleDict({str(modality): encoder for modality, encoder in built.items()}))
+        return {m: build_encoder(part) for m in modalities if (part := config.encoder_of(m)) is not None}
 
 
 def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
@@ -43,22 +41,21 @@ def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
     Raises:
         ValueError: base weights cannot be found or are not the ones that the config pins.
     """
-    encoders = build_encoders(config, seed).encoders
+    encoders = _encoders(config, seed, tuple(Modality))
     llm = load_llm(config.llm.weights, getattr(torch, config.llm.dtype), config.llm.sha256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projectors = {
-            Modality(name): ModalityProjector(
-                Modality(name),
+            modality: ModalityProjector(
+                modality,
                 encoder.output_dim,
                 llm.hidden_size,
                 llm.embedding_std,
                 config.projector,
                 config.compression,
             )
-            for name, encoder in encoders.items()
-            if isinstance(encoder, SpeechEncoder)
+            for modality, encoder in encoders.items()
         }
         generator = torch.Generator().manual_seed(seed)
         router = add_adapters(llm.model, config.adapters, generator, config.tasks)
-        return OmniAVSR(config, llm, router, {Modality(n): e for n, e in encoders.items()}, projectors)
+        return OmniAVSR(config, llm, router, encoders, projectors)

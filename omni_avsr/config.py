@@ -20,6 +20,7 @@ PUBLISHED_PROMPTS = {
 }
 PUBLISHED_TASK_WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}
 
+DType = Literal["float32", "bfloat16", "float16"]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -32,6 +33,7 @@ class WhisperConfig:
     kind: Literal["whisper"] = "whisper"
     context: Literal["full", "trimmed"] = "trimmed"
     ctc: bool = False
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -118,7 +120,7 @@ class LLMConfig:
     """
 
     weights: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: DType = "float32"
     sha256: str | None = None
 
 

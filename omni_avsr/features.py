@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -111,6 +112,25 @@ def normalize_waveform(waveform: Tensor) -> Tensor:
 def normalize_mouth(video: Tensor) -> Tensor:
     """Grey mouth crops [..., height, width] of 0..255 -> float32 with about mean 0 and variance 1 (AV-HuBERT's)."""
     return (video.float() / 255.0 - MOUTH_MEAN) / MOUTH_STD
+
+
+def centre_crop(crops: Tensor, size: int = MOUTH_CROP) -> Tensor:
+    """[..., H, W] -> [..., size, size], as at validation and test. ValueError when the crops are smaller."""
+    height, width = crops.shape[-2:]
+    if min(height, width) < size:
+        raise ValueError(f"mouth crops of {height} x {width} pixels are smaller than the {size} a model sees")
+    top, left = (height - size) // 2, (width - size) // 2
+    return crops[..., top : top + size, left : left + size]
+
+
+def prepare_video(crops: Tensor) -> Tensor:
+    """[T, H, W] uint8 mouth crops -> [T, 88, 88] float32, normalised; cut at the centre unless they are cut already."""
+    return normalize_mouth(centre_crop(crops))
+
+
+def prepare_waveform(waveform: Tensor, normalisation: Literal["raw", "layer_norm"]) -> Tensor:
+    """[samples] float32 as decoded -> as the model's encoder was trained on it."""
+    return normalize_waveform(waveform) if normalisation == "layer_norm" else waveform
 
 
 @lru_cache(maxsize=4)

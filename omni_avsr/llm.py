@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from omni_avsr.weights import Weights, cache_folder, resolve
+from omni_avsr.weights import Weights, cache_folder, check_sha256, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def load_llm(reference: str, dtype: torch.dtype = torch.float32, sha256: str | N
         ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, or the tokenizer does not fit.
     """
     weights = resolve(reference)
-    if sha256 is not None and (found := weights.sha256()) != sha256:
-        raise ValueError(f"LLM {reference!r} at {weights.path} has sha256 {found}, expected {sha256}")
+    check_sha256(weights, sha256)
     folder = _dequantised(weights) if weights.path.suffix == ".gguf" else weights.path
     if not folder.is_dir():
         raise ValueError(f"LLM {reference!r}: {folder} is neither a folder of transformers nor a .gguf file")

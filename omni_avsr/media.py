@@ -20,6 +20,8 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
+from omni_avsr.files import replacing
+
 SAMPLE_RATE = 16_000
 FRAME_RATE = 25.0
 
@@ -113,7 +115,7 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray) -> None:
     if samples.ndim != 1 or not len(samples):
         raise MediaError(f"{path}: expected samples [samples], at least one, got shape {samples.shape}")
     integers = np.clip(np.round(samples.astype(np.float64) * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
-    with _replacing(path) as temporary, av.open(str(temporary), "w", format=Path(path).suffix[1:].lower()) as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w", format=Path(path).suffix[1:].lower()) as container:
         stream: Any = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
         for first in range(0, len(integers), SAMPLE_RATE):
             frame = av.AudioFrame.from_ndarray(integers[None, first : first + SAMPLE_RATE], format="s16", layout="mono")
@@ -144,7 +146,7 @@ def write_video(
         ("libx264", "gray") if grey else ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     )
     options = {"qp": "0"} if lossless else {"crf": str(crf)}
-    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = container.add_stream(
             codec, rate=Fraction(fps).limit_denominator(1001), options={**options, "preset": "medium"}
         )
@@ -229,15 +231,3 @@ def _decoding(path: str | os.PathLike[str], kind: _Kind) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError | av.error.FFmpegError) and error.strerror else str(error)
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` if the block ends well, and vanishes if not."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

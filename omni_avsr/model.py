@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from omni_avsr.adapters import AdapterRouter
 from omni_avsr.compression import compress
 from omni_avsr.config import ModelConfig
+from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
 from omni_avsr.sequence import NUM_MARKERS, TextIds, TokenSequence, assemble, embed
@@ -29,7 +30,7 @@ class OmniAVSR(nn.Module):
         config: ModelConfig,
         llm: LLM,
         router: AdapterRouter,
-        encoders: Mapping[Modality, nn.Module],
+        encoders: Mapping[Modality, SpeechEncoder],
         projectors: Mapping[Modality, ModalityProjector],
     ) -> None:
         super().__init__()
@@ -38,6 +39,7 @@ class OmniAVSR(nn.Module):
         self.projectors = nn.ModuleDict({str(modality): part for modality, part in projectors.items()})
         self.markers = nn.Embedding(NUM_MARKERS, llm.hidden_size)
         nn.init.normal_(self.markers.weight, std=llm.embedding_std)
+        self.frame_rates = {modality: float(encoder.frame_rate) for modality, encoder in encoders.items()}
         self.llm = llm.model
         self.text = llm
         self.router = router
@@ -137,11 +139,9 @@ class OmniAVSR(nn.Module):
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
         with self.router.route(task):
-            ids = self.llm.generate(
+            ids = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
                 inputs_embeds=embeds,
                 attention_mask=sequence.attention_mask,
-                generation_config=generation_config(
-                    self.text, num_beams=num_beams, max_new_tokens=max_new_tokens
-                ),
+                generation_config=generation_config(self.text, num_beams=num_beams, max_new_tokens=max_new_tokens),
             )
         return [self.text.decode(row).strip() for row in ids]

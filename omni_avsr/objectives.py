@@ -21,12 +21,6 @@ from omni_avsr.types import IGNORE_INDEX, Batch, Clip, Features, Modality, Task
 MAX_FRAME_WORDS = 1000
 
 
-class HasEncoders(Protocol):
-    """A model, or a part of one, that keeps its encoders by modality."""
-
-    encoders: nn.ModuleDict
-
-
 @dataclass(frozen=True)
 class ObjectiveOutput:
     """What one micro-batch gave.
@@ -59,6 +53,13 @@ class Objective(Protocol):
     def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
         """Texts of a validation batch by the name of the way they were read; empty for an objective without any."""
         ...
+
+
+def encoder_of(model: nn.Module, modality: Modality) -> SpeechEncoder:
+    """The encoder of a whole model, or of one whose LLM was not loaded (``build.Encoders``)."""
+    encoder = model.get_submodule(f"encoders.{modality}")
+    assert isinstance(encoder, SpeechEncoder)
+    return encoder
 
 
 class WordFrameTargets(nn.Module):
@@ -114,7 +115,7 @@ class CTCObjective(nn.Module):
         super().__init__()
         self.modality, self.frames, self.frame_weight = modality, frames, frame_weight
 
-    def forward(self, model: HasEncoders, batch: Batch) -> ObjectiveOutput:
+    def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
         encoder, head = self._parts(model)
         features = encoder(batch.inputs[self.modality])
         ctc = head.loss(features, batch.texts).sum() / batch.num_label_tokens[TASK_OF[self.modality]]
@@ -126,16 +127,15 @@ class CTCObjective(nn.Module):
             loss = loss + self.frame_weight * frame
         return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel())
 
-    def num_label_tokens(self, model: HasEncoders, text: str) -> int:
+    def num_label_tokens(self, model: nn.Module, text: str) -> int:
         return len(encode_text(text))
 
-    def transcribe(self, model: HasEncoders, batch: Batch) -> dict[str, list[str]]:
+    def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
         encoder, head = self._parts(model)
         return {f"{self.modality}_ctc": head.transcribe(encoder(batch.inputs[self.modality]))}
 
-    def _parts(self, model: HasEncoders) -> tuple[SpeechEncoder, CTCHead]:
-        encoder = model.encoders[self.modality]
-        assert isinstance(encoder, SpeechEncoder)
+    def _parts(self, model: nn.Module) -> tuple[SpeechEncoder, CTCHead]:
+        encoder = encoder_of(model, self.modality)
         if encoder.ctc is None:
             raise ValueError(f"the {self.modality} encoder carries no CTC head; set its ctc to true")
         return encoder, encoder.ctc
@@ -148,18 +148,16 @@ class DecoderObjective(nn.Module):
         super().__init__()
         self.decoder = decoder.requires_grad_(False)
 
-    def forward(self, model: HasEncoders, batch: Batch) -> ObjectiveOutput:
-        features = model.encoders[Modality.AUDIO](batch.inputs[Modality.AUDIO])
+    def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
+        features = encoder_of(model, Modality.AUDIO)(batch.inputs[Modality.AUDIO])
         summed, _ = self.decoder(features, batch.texts)
         loss = summed / batch.num_label_tokens[Task.ASR]
-        return ObjectiveOutput(
-            loss, {"decoder": loss.detach()}, int(features.lengths.sum()), features.mask().numel()
-        )
+        return ObjectiveOutput(loss, {"decoder": loss.detach()}, int(features.lengths.sum()), features.mask().numel())
 
-    def num_label_tokens(self, model: HasEncoders, text: str) -> int:
+    def num_label_tokens(self, model: nn.Module, text: str) -> int:
         return self.decoder.num_tokens([text])
 
-    def transcribe(self, model: HasEncoders, batch: Batch) -> dict[str, list[str]]:
+    def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
         return {}
 
 
@@ -176,7 +174,8 @@ class RecognitionObjective(nn.Module):
         # Divided by the stage's number of tasks, not by what this batch supports: the sum over the tasks is the loss.
         share = {task: weight / len(self.task_weights) for task, weight in self.task_weights.items()}
         weights = {task: weight for task, weight in share.items() if batch.supports(task)}
-        output = model.loss(model.encode(batch.inputs), batch.texts, rates, weights, batch.num_label_tokens)
+        features = batch.features or model.encode(batch.inputs)
+        output = model.loss(features, batch.texts, rates, weights, batch.num_label_tokens)
         figures = {f"{task}_loss": loss for task, loss in output.task_losses.items()}
         figures["loss"] = output.loss.detach()
         return ObjectiveOutput(output.loss, figures, output.num_llm_tokens, output.num_padded_tokens)
@@ -188,7 +187,7 @@ class RecognitionObjective(nn.Module):
     def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
         """Greedy texts of every task at its lowest and its highest trained rates."""
         assert isinstance(model, OmniAVSR)
-        features, rates = model.encode(batch.inputs), all_rates(model.config.compression)
+        features, rates = batch.features or model.encode(batch.inputs), all_rates(model.config.compression)
         return {
             f"{task}_{pair.label(task).replace(',', '_')}": model.generate(
                 features, task, pair, max_new_tokens=self.max_new_tokens

@@ -6,7 +6,6 @@ Lightning's loops has to be restored.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omni_avsr.files import replacing
+
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """State after ``step`` optimizer steps of a stage."""
+    """State after ``step`` optimizer steps of a stage, which took ``seconds`` of training so far."""
 
     step: int
     trained: dict[str, Tensor]
     optimizer: dict[str, Any]
     precision: dict[str, Any]
+    seconds: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write atomically: a kill leaves the old file or the new one."""
-        partial = path.with_suffix(".partial")
-        torch.save(vars(self), partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            torch.save(vars(self), partial)
 
     @classmethod
     def load(cls, path: Path) -> ResumePoint | None:

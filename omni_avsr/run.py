@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,20 +19,31 @@ from pydantic.dataclasses import dataclass
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import Dataset
 
-from omni_avsr.build import Encoders, build_encoders, build_model
-from omni_avsr.checkpoint import save_tensors
-from omni_avsr.config import STRICT, ModelConfig, Positive, WhisperConfig
+from omni_avsr.build import build_encoders, build_model
+from omni_avsr.checkpoint import TRAINED, save_checkpoint, save_tensors
+from omni_avsr.config import STRICT, ModelConfig, Positive, WhisperConfig, to_mapping
 from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
+from omni_avsr.data.feature_store import FeatureDataset, open_feature_store
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.features import VIDEO_FPS
+from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives import CTCObjective, DecoderObjective, Objective, RecognitionObjective, WordFrameTargets
+from omni_avsr.objectives import (
+    CTCObjective,
+    DecoderObjective,
+    Objective,
+    RecognitionObjective,
+    WordFrameTargets,
+    encoder_of,
+)
+from omni_avsr.provenance import commit, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stages import (
     CTCObjectiveConfig,
@@ -41,11 +54,12 @@ from omni_avsr.stages import (
     set_modes,
 )
 from omni_avsr.training import Progress, ResumeSaver, StageModule, plan_loader
-from omni_avsr.types import Clip, Modality, Task
+from omni_avsr.types import Batch, Clip, Modality, RunRecord, Task
 from omni_avsr.weights import resolve
 
 log = logging.getLogger(__name__)
 
+RECORD = "record.json"
 VALIDATION_CLIPS = 8
 """Clips of one validation batch."""
 
@@ -63,7 +77,11 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RunConfig:
-    """Everything a run needs; ``trainer`` goes to Lightning's Trainer as it is."""
+    """Everything a run needs.
+
+    domain: what the model is trained on and good for, in words; every command that uses the checkpoint shows it.
+    trainer: goes to Lightning's Trainer as it is.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -72,6 +90,8 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0)] = 7
     trainer: dict[str, Any] = field(default_factory=dict)
     loggers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ("csv", "tensorboard")
+    domain: str = "not stated"
+    checkpoint_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     log_every: Positive = 20
     max_label_tokens: Positive = 128
     resume_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -106,13 +126,13 @@ def run(config: RunConfig) -> Path:
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
-        if (folder / "trained.safetensors").is_file():
+        if (folder / TRAINED).is_file():
             log.info("stage %s is finished: %s", name, folder)
             continue
         seed = config.seed * 1_009 + number
         model = _build(config, stage, seed)
         for previous in folders[:number]:
-            state = load_file(previous / "trained.safetensors")
+            state = load_file(previous / TRAINED)
             own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
             load_state(model, {name: value for name, value in state.items() if name in own})
         noise = NoiseSource.read(config.data.noise) if config.data.noise else None
@@ -120,7 +140,27 @@ def run(config: RunConfig) -> Path:
         training_data = BatchDataset(train, train_cache, config.model.waveform, augmenter, seed)
         validation_data = BatchDataset(validation, validation_cache, config.model.waveform)
         run_stage(config, name, stage, seed, folder, model, training_data, validation_data)
+    if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
+        _export(config, folders)
     return config.output
+
+
+def _export(config: RunConfig, folders: Sequence[Path]) -> None:
+    """Put what all stages trained into one checkpoint folder."""
+    model = build_model(config.model, config.seed)
+    trained = {name: value for folder in folders for name, value in load_file(folder / TRAINED).items()}
+    load_state(model, trained)
+    training = {
+        "domain": config.domain,
+        "seed": config.seed,
+        "commit": commit(),
+        "date": today(),
+        "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
+        "records": [json.loads((folder / RECORD).read_text()) for folder in folders],
+    }
+    dtype = getattr(torch, config.checkpoint_dtype)
+    save_checkpoint(config.output / "checkpoint", model, trained, training, dtype)
+    log.info("checkpoint: %s", config.output / "checkpoint")
 
 
 def run_stage(
@@ -162,13 +202,21 @@ def run_stage(
         ],
         **config.trainer,
     )
+    data: Dataset[Batch] = train
+    if stage.feature_variants:
+        data = _stored_features(config, stage, model, chosen, train)
     sizes = clip_sizes(objective, model, train.clips, config.max_label_tokens)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
     if done < stage.num_steps:
-        trainer.fit(module, plan_loader(train, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
-    save_tensors(folder / "trained.safetensors", trained_state(model))
+        trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
+    record = RunRecord(
+        name, seed, commit(), today(), stage.num_steps, module.seconds,
+        sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
+    )  # fmt: skip
+    write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
+    save_tensors(folder / TRAINED, trained_state(model))
 
 
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
@@ -185,8 +233,8 @@ def _objective(config: RunConfig, stage: StageConfig, model: nn.Module, clips: S
         case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
             frames = None
             if targets == "words":
-                assert isinstance(model, Encoders)
-                frames = WordFrameTargets(model.output_dim(modality), WordFrameTargets.vocabulary(clips))
+                dim = encoder_of(model, modality).output_dim
+                frames = WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
             return CTCObjective(modality, frames, weight)
         case DecoderObjectiveConfig(language=language):
             whisper = config.model.audio_encoder
@@ -195,6 +243,30 @@ def _objective(config: RunConfig, stage: StageConfig, model: nn.Module, clips: S
             return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
         case RecognitionObjectiveConfig(task_weights=weights):
             return RecognitionObjective(weights, seed, config.max_label_tokens)
+
+
+def _stored_features(
+    config: RunConfig, stage: StageConfig, model: nn.Module, chosen: set[str], train: BatchDataset
+) -> FeatureDataset:
+    """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
+
+    Stages with the same encoders, clips and augmentation share one store, whose name is their fingerprint.
+    """
+    assert isinstance(model, OmniAVSR)
+    if trained := [name for name in chosen if name.startswith("encoders.")]:
+        raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {sorted(trained)[0]}")
+    settings = [config.seed, stage.feature_variants, to_mapping(stage.augment), [clip.id for clip in train.clips]]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for value in model.encoders.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    store = open_feature_store(
+        config.output / "features" / digest.hexdigest()[:16],
+        BatchDataset(train.clips, train.reader, train.waveform, train.augmenter, config.seed),
+        stage.feature_variants,
+        torch.no_grad()(model.encode),
+        lambda indices: track(list(indices), "encoding training clips"),
+    )
+    return FeatureDataset(list(train.clips), store, config.seed)
 
 
 def clip_sizes(objective: Objective, model: nn.Module, clips: Sequence[Clip], longest: int) -> list[ClipSize]:

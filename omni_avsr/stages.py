@@ -66,7 +66,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class StageConfig:
-    """One stage. ``trainable`` are globs over parameter names; all others are frozen."""
+    """One stage. ``trainable`` are globs over parameter names; all others are frozen.
+
+    ``feature_variants`` above 0, for stages that train no encoder: each clip is encoded once in so many augmented
+    variants, and every step draws one of them.
+    """
 
     objective: ObjectiveConfig
     trainable: tuple[str, ...]
@@ -74,6 +78,7 @@ class StageConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    feature_variants: Annotated[int, Field(ge=0)] = 0
     validate_every: Positive = 200
 
 

@@ -60,6 +60,8 @@ class StageModule(L.LightningModule):
         self.model, self.objective = model, objective
         self.name, self.stage, self.seed, self.start = name, stage, seed, start
         self.figures: dict[str, Tensor] = {}
+        self.begun = time.monotonic()
+        self.last_validation: dict[str, float] = {}
         self.validation_losses: list[float] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
         set_modes(self)
@@ -74,6 +76,11 @@ class StageModule(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Lightning takes batches apart by their fields, which frozen dataclasses refuse.
         return batch.to(device)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the stage, validation and sessions before a resume included."""
+        return time.monotonic() - self.begun + (self.start.seconds if self.start else 0.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         accumulation = self.stage.batching.accumulation
@@ -112,6 +119,7 @@ class StageModule(L.LightningModule):
             figures[f"validation/{reading}_cer"] = jiwer.cer(references, texts)
         self.validation.clear()
         self.validation_losses.clear()
+        self.last_validation = figures
         self.log_figures(figures)
         log.info("step %d: %s", self.step, ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
 
@@ -139,7 +147,8 @@ class ResumeSaver(L.Callback):
             if trainer.is_global_zero:
                 precision = trainer.precision_plugin.state_dict()
                 optimizer = trainer.optimizers[0].state_dict()
-                ResumePoint(pl_module.step, trained_state(pl_module), optimizer, precision).save(self.path)
+                trained = trained_state(pl_module)
+                ResumePoint(pl_module.step, trained, optimizer, precision, pl_module.seconds).save(self.path)
 
 
 class Progress(L.Callback):

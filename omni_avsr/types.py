@@ -139,6 +139,7 @@ class Batch:
         each task's summed loss is divided by; empty at evaluation.
     num_clips: clips of the whole global batch.
     step: the optimizer step that the batch belongs to.
+    features: outputs of frozen encoders that were computed before; they stand in for ``inputs``.
     """
 
     clips: tuple[Clip, ...]
@@ -146,6 +147,7 @@ class Batch:
     num_label_tokens: Mapping[Task, int] = field(default_factory=dict)
     num_clips: int = 0
     step: int = 0
+    features: Mapping[Modality, Features] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -155,10 +157,12 @@ class Batch:
         return [clip.text for clip in self.clips]
 
     def to(self, device: torch.device | str) -> Batch:
-        return replace(self, inputs={modality: values.to(device) for modality, values in self.inputs.items()})
+        inputs = {modality: values.to(device) for modality, values in self.inputs.items()}
+        features = {modality: values.to(device) for modality, values in self.features.items()}
+        return replace(self, inputs=inputs, features=features)
 
     def supports(self, task: Task) -> bool:
-        return all(modality in self.inputs for modality in task.modalities)
+        return all(modality in self.inputs or modality in self.features for modality in task.modalities)
 
 
 @dataclass(frozen=True)

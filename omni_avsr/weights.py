@@ -6,7 +6,8 @@ A reference is one of
 - ``pip:package/file``: a file (or folder) inside an installed Python package, found without importing the package;
 - a Hugging Face Hub id (``name`` or ``owner/name``), downloaded or, offline, taken from the Hub's cache.
 
-What exists locally wins over a Hub id of the same spelling.
+What exists locally wins over a Hub id of the same spelling: a path, or ``owner/name`` or ``name`` inside the folder
+that ``OMNI_AVSR_MODELS`` names, where models are kept that were downloaded by hand.
 """
 
 from __future__ import annotations
@@ -66,12 +67,26 @@ def resolve(reference: str) -> Weights:
     path = Path(reference).expanduser()
     if reference and path.exists():
         return Weights(reference, path)
+    models = os.environ.get("OMNI_AVSR_MODELS")
+    if models and _HUB_ID.fullmatch(reference):
+        for name in (reference, path.name):
+            if (local := Path(models).expanduser() / name).exists():
+                return Weights(reference, local)
     if not _HUB_ID.fullmatch(reference) or path.suffix in (".gguf", ".safetensors", ".bin", ".pt"):
         raise ValueError(
             f"weights {reference!r}: no such file or folder, and not a Hub id; expected a local path, "
             f"'{PIP_PREFIX}package/file' or 'owner/name'"
         )
     return Weights(reference, _from_hub(reference))
+
+
+def check_sha256(weights: Weights, expected: str | None) -> None:
+    """Raise ValueError when a fingerprint is expected and the weights have another."""
+    if expected is not None and (found := weights.sha256()) != expected:
+        raise ValueError(
+            f"weights {weights.reference!r} at {weights.path} have sha256 {found}, expected {expected}: what was "
+            "trained on top of other weights would silently be wrong. Get the weights that the checkpoint names"
+        )
 
 
 def cache_folder() -> Path:

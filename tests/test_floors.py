@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "weights"),
+    ("types", "config", "files", "weights"),
     ("media", "features", "normalize"),
-    ("data", "metrics", "report", "flops", "scaling"),
+    ("data", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
     ("model", "build"),

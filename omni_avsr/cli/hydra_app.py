@@ -21,7 +21,7 @@ def config_folder() -> Path:
 
 
 def hydra_command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
-    """Compose ``config_name`` with the command line and call ``run`` with plain values; a user's error is one message."""
+    """Compose ``config_name`` with the command line and call ``run`` with plain values; an error is one message."""
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)
     def application(config: DictConfig) -> None:

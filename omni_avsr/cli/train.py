@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omni_avsr.cli.hydra_app import hydra_command
 from omni_avsr.config import from_mapping
 from omni_avsr.run import RunConfig, run
 
 
 def main() -> None:
-    hydra_command("train", lambda values: run(from_mapping(RunConfig, values, "train")) and None)
+    hydra_command("train", _run)
+
+
+def _run(values: dict[str, Any]) -> None:
+    run(from_mapping(RunConfig, values, "train"))

@@ -89,8 +89,3 @@ class Augmenter:
         if level is not None and self.noise is not None:
             waveform = self.noise.mix(waveform, level, generator)
         return waveform
-
-
-def centre_crop(crops: Tensor, size: int) -> Tensor:
-    """[T, H, W] -> [T, size, size], as at validation and test."""
-    return vision.center_crop(crops, [size, size])

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from omni_avsr.data.augment import Augmenter, centre_crop
+from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import BatchPlan
-from omni_avsr.data.cache import ClipCache
-from omni_avsr.features import MOUTH_CROP, normalize_mouth, normalize_waveform
+from omni_avsr.features import prepare_video, prepare_waveform
+from omni_avsr.media import read_audio, read_video
 from omni_avsr.types import Batch, Clip, Example, Features, Modality
 
 GENERATOR_PRIME = 2_147_483_647
+
+
+class ClipReader(Protocol):
+    """Where decoded clips come from."""
+
+    def waveform(self, clip: Clip) -> Tensor | None:
+        """[samples] float32 in [-1, 1), or None for a clip without audio."""
+        ...
+
+    def video(self, clip: Clip) -> Tensor | None:
+        """[T, size, size] uint8 grey mouth crops, or None for a clip without video."""
+        ...
+
+
+class FileReader:
+    """Decodes a clip's files each time it is asked: for one pass, where a cache would not pay."""
+
+    def waveform(self, clip: Clip) -> Tensor | None:
+        return torch.from_numpy(read_audio(clip.audio)) if clip.audio else None
+
+    def video(self, clip: Clip) -> Tensor | None:
+        return torch.from_numpy(read_video(clip.video, grey=True)) if clip.video else None
 
 
 def example_generator(seed: int, step: int, index: int) -> torch.Generator:
@@ -29,12 +52,12 @@ class BatchDataset(Dataset[Batch]):
     def __init__(
         self,
         clips: Sequence[Clip],
-        cache: ClipCache,
+        reader: ClipReader,
         waveform: Literal["raw", "layer_norm"] = "raw",
         augmenter: Augmenter | None = None,
         seed: int = 0,
     ) -> None:
-        self.clips, self.cache, self.waveform = clips, cache, waveform
+        self.clips, self.reader, self.waveform = clips, reader, waveform
         self.augmenter, self.seed = augmenter, seed
 
     def __len__(self) -> int:
@@ -47,16 +70,13 @@ class BatchDataset(Dataset[Batch]):
     def example(self, index: int, step: int = 0) -> Example:
         """One clip, read and (with an augmenter) changed as (seed, step, index) say."""
         clip = self.clips[index]
-        waveform, video = self.cache.waveform(clip), self.cache.video(clip)
+        waveform, video = self.reader.waveform(clip), self.reader.video(clip)
         generator = example_generator(self.seed, step, index)
         if self.augmenter is not None:
             video = None if video is None else self.augmenter.video(video, generator)
             waveform = None if waveform is None else self.augmenter.audio(waveform, generator)
-        elif video is not None:
-            video = centre_crop(video, MOUTH_CROP)
-        if waveform is not None and self.waveform == "layer_norm":
-            waveform = normalize_waveform(waveform)
-        return Example(clip, waveform, None if video is None else normalize_mouth(video))
+        waveform = None if waveform is None else prepare_waveform(waveform, self.waveform)
+        return Example(clip, waveform, None if video is None else prepare_video(video))
 
 
 def collate(examples: Sequence[Example], plan: BatchPlan) -> Batch:

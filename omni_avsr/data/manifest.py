@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omni_avsr.files import write_atomically
 from omni_avsr.types import Clip, Word
 
 _REQUIRED = ("id", "seconds", "text", "split")
@@ -100,17 +101,6 @@ def clip_to_json(clip: Clip, folder: Path) -> dict[str, Any]:
     if clip.quality:
         record["quality"] = {name: clip.quality[name] for name in sorted(clip.quality)}
     return record
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 so that ``path`` holds the old content or all of the new, never a part."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_files(clip: Clip) -> None:

@@ -11,7 +11,7 @@ from omni_avsr.encoders.compact_video import CompactVideoEncoder
 from omni_avsr.encoders.ctc import CTCHead
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.types import Features
-from omni_avsr.weights import resolve
+from omni_avsr.weights import check_sha256, resolve
 
 
 class SpeechEncoder(nn.Module):
@@ -32,7 +32,9 @@ def build_encoder(config: WhisperConfig | CompactAudioConfig | CompactVideoConfi
     encoder: Encoder
     match config:
         case WhisperConfig():
-            encoder = WhisperEncoder.from_folder(resolve(config.weights).path, config.context)
+            weights = resolve(config.weights)
+            check_sha256(weights, config.sha256)
+            encoder = WhisperEncoder.from_folder(weights.path, config.context)
         case CompactAudioConfig():
             encoder = CompactAudioEncoder(config)
         case CompactVideoConfig():

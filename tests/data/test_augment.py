@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni_avsr.data.augment import AugmentConfig, Augmenter, centre_crop, mask_time
+from omni_avsr.data.augment import AugmentConfig, Augmenter, mask_time
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.features import centre_crop
 
 PLAIN = {"crop_size": 88, "video_mask_frames": 0, "audio_mask_samples": 0, "snr_db": ()}
 NOISE = NoiseSource(torch.randn(5000, generator=torch.Generator().manual_seed(3)))

@@ -1,0 +1,108 @@
+"""Outputs of frozen encoders, computed once per clip and augmented variant, memory-mapped in bfloat16."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from omni_avsr.data.batching import BatchPlan
+from omni_avsr.data.dataset import BatchDataset, example_generator
+from omni_avsr.types import Batch, Clip, Features, Modality
+
+Encode = Callable[[Mapping[Modality, Features]], Mapping[Modality, Features]]
+Track = Callable[[Iterable[int]], Iterable[int]]
+
+
+class FeatureStore:
+    """Features of clip ``index`` in variant ``variant``, read without encoding anything."""
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text())
+        self.num_variants: int = index["num_variants"]
+        self._parts = {
+            Modality(name): (
+                np.memmap(folder / f"{name}.bf16", np.uint16, "r").reshape(-1, part["dim"]),
+                np.cumsum([0, *part["lengths"]]),
+            )
+            for name, part in index["parts"].items()
+        }
+
+    def features(self, index: int, variant: int) -> dict[Modality, Tensor]:
+        """[T, D] bfloat16 of each modality that the clip has."""
+        row = index * self.num_variants + variant
+        found = {}
+        for modality, (values, offsets) in self._parts.items():
+            piece = np.array(values[offsets[row] : offsets[row + 1]])
+            if len(piece):
+                found[modality] = torch.from_numpy(piece).view(torch.bfloat16)
+        return found
+
+
+def open_feature_store(
+    folder: Path, data: BatchDataset, num_variants: int, encode: Encode, track: Track
+) -> FeatureStore:
+    """The store in ``folder``; made now if it is not there, whole or not at all.
+
+    Args:
+        data: the clips; with an augmenter, variant v of a clip is its example at step v.
+        num_variants: augmented variants of each clip.
+        encode: frozen encoders, raw inputs to features. Clips pass one at a time, so that what is stored does not
+            depend on batches.
+        track: wraps the loop over clips to show progress.
+    """
+    if not (folder / "index.json").is_file():
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(partial, data, num_variants, encode, track)
+        os.replace(partial, folder)
+    return FeatureStore(folder)
+
+
+def _write(folder: Path, data: BatchDataset, num_variants: int, encode: Encode, track: Track) -> None:
+    files = {modality: (folder / f"{modality}.bf16").open("wb") for modality in Modality}
+    lengths: dict[Modality, list[int]] = {modality: [] for modality in Modality}
+    dims: dict[Modality, int] = {}
+    for index in track(range(len(data))):
+        for variant in range(num_variants):
+            features = encode(data[BatchPlan((index,), variant)].inputs)
+            for modality in Modality:
+                lengths[modality].append(int(features[modality].lengths[0]) if modality in features else 0)
+            for modality, part in features.items():
+                values = part.values[0, : lengths[modality][-1]].to(torch.bfloat16).contiguous()
+                dims[modality] = values.shape[1]
+                files[modality].write(values.view(torch.uint16).cpu().numpy().tobytes())
+    for modality, file in files.items():
+        file.close()
+        if modality not in dims:
+            (folder / f"{modality}.bf16").unlink()
+    parts = {str(modality): {"dim": dim, "lengths": lengths[modality]} for modality, dim in dims.items()}
+    (folder / "index.json").write_text(json.dumps({"num_variants": num_variants, "parts": parts}))
+
+
+class FeatureDataset(Dataset[Batch]):
+    """Makes the batch that a plan names from stored features; the variant of a clip is drawn from (seed, step, clip)."""
+
+    def __init__(self, clips: list[Clip], store: FeatureStore, seed: int) -> None:
+        self.clips, self.store, self.seed = clips, store, seed
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        rows = []
+        for index in plan.indices:
+            generator = example_generator(self.seed, plan.step, index)
+            variant = int(torch.randint(self.store.num_variants, (), generator=generator))
+            rows.append(self.store.features(index, variant))
+        features = {modality: Features.pad([row[modality].float() for row in rows]) for modality in rows[0]}
+        clips = tuple(self.clips[index] for index in plan.indices)
+        return Batch(clips, {}, plan.num_label_tokens, plan.num_clips, plan.step, features)

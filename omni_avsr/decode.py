@@ -1,0 +1,53 @@
+"""Encoded batches to hypotheses, for any tasks and rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from omni_avsr.config import STRICT
+from omni_avsr.model import OmniAVSR
+from omni_avsr.types import Clip, Features, Hypothesis, Modality, Rates, Task
+
+Count = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecodeConfig:
+    """Greedy with one beam; deterministic always. The paper uses 15 beams and 32 tokens (1.7)."""
+
+    num_beams: Count = 1
+    max_new_tokens: Count = 32
+
+
+def settings_of(model: OmniAVSR, tasks: Sequence[Task]) -> list[tuple[Task, Rates]]:
+    """Each task with each of the rates that matter to it, once: the paper's columns, in its order."""
+    compression = model.config.compression
+    audio, video = compression.audio_rates, compression.video_rates
+    settings = []
+    for task in tasks:
+        for audio_rate in audio if Modality.AUDIO in task.modalities else audio[:1]:
+            for video_rate in video if Modality.VIDEO in task.modalities else video[:1]:
+                settings.append((task, Rates(audio_rate, video_rate)))
+    return settings
+
+
+def decode(
+    model: OmniAVSR,
+    clips: Sequence[Clip],
+    features: Mapping[Modality, Features],
+    task: Task,
+    rates: Rates,
+    config: DecodeConfig,
+    snr_db: float | None = None,
+    condition: str = "matched",
+) -> list[Hypothesis]:
+    """Transcribe encoded clips for one task at one pair of rates."""
+    texts = model.generate(features, task, rates, config.num_beams, config.max_new_tokens)
+    return [
+        Hypothesis(clip.id, task, rates.label(task), clip.text, text, clip.split, clip.speaker, snr_db, condition)
+        for clip, text in zip(clips, texts, strict=True)
+    ]

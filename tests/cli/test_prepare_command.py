@@ -1,0 +1,136 @@
+"""The command ``omni-avsr prepare``: its settings, its console script with spawned workers, its messages and status."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from data_prep.grid import read_grid
+from omni_avsr.cli.hydra_app import config_folder
+from omni_avsr.cli.prepare import FolderCorpus, GridCorpus, PrepareConfig, run
+from omni_avsr.config import from_mapping
+from omni_avsr.data.manifest import read_manifest
+from omni_avsr.media import write_audio
+
+
+def composed(*overrides: str) -> dict[Any, Any]:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        values = OmegaConf.to_container(compose("prepare", list(overrides)), resolve=True)
+    assert isinstance(values, dict)
+    return values
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed console script in ``folder``, without a face model in its environment."""
+    script = Path(sysconfig.get_path("scripts")) / "omni-avsr"
+    environment = {name: value for name, value in os.environ.items() if name != "OMNI_AVSR_FACE_MODEL"}
+    return subprocess.run(
+        [script, "prepare", *arguments],
+        cwd=folder,
+        env=environment | {"COLUMNS": "1000"},  # rich wraps its lines at this width
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.nice(10),
+    )
+
+
+def audio_folder(folder: Path, *missing: str) -> Path:
+    """Two audio clips with a table that may name further files, which do not exist."""
+    for name in ("a.flac", "b.flac"):
+        write_audio(folder / name, np.zeros(3200, np.float32))
+    rows = "".join(f"{name}\tbin blue\n" for name in ("a.flac", "b.flac", *missing))
+    (folder / "transcripts.tsv").write_text(f"file\ttext\n{rows}")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "corpus"), [("grid", GridCorpus()), ("folder", FolderCorpus())])
+def test_each_corpus_config_composes_to_the_defaults_of_the_settings(name: str, corpus: Any) -> None:
+    config = from_mapping(PrepareConfig, composed(f"corpus={name}", "source=in", "output=out"))
+    assert config == PrepareConfig(corpus=corpus, source=Path("in"), output=Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 0}, r"prepare\.workers: .*greater than 0"),
+        ({"crf": 52}, r"prepare\.crf: .*less than or equal to 51"),
+        ({"threads": 2}, r"prepare\.threads: Unexpected"),
+        ({"corpus": {"kind": "grid", "table": "x.tsv"}}, r"prepare\.corpus\.table: Unexpected"),
+        ({"corpus": {"kind": "lrs3"}}, r"prepare\.corpus: .*'lrs3'"),
+    ],
+)
+def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
+    values = composed("corpus=grid", "source=in", "output=out")
+    with pytest.raises(ValueError, match=message):
+        from_mapping(PrepareConfig, values | change, "prepare")
+
+
+def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_path: Path) -> None:
+    speaker = tmp_path / "grid" / "s1"
+    speaker.mkdir(parents=True)
+    for media in [clip.media for clip in read_grid(shared / "data" / "grid")[:2]]:
+        for file in (media, media.with_suffix(".align")):
+            shutil.copyfile(file, speaker / file.name)
+    face_model = shared / "models" / "face_landmarker.task"
+    arguments = (
+        "corpus=grid",
+        "corpus.split=test",
+        "source=grid",
+        "output=out",
+        f"face_model={face_model}",
+        "workers=2",
+    )
+    done = command(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("2 clips prepared, 0 found finished, 0 failed") == 1, done.stdout
+    assert "manifest: out/manifest.jsonl" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    clips = read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)
+    assert [(clip.id, clip.split, clip.num_frames) for clip in clips] == [
+        ("s1/bbaf2n", "test", 75),
+        ("s1/bbaf3s", "test", 75),
+    ]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"grid", "out"}, "Hydra left something in the folder"
+
+
+def test_some_failed_clips_are_a_warning_and_a_second_run_finds_the_rest_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
+    source = audio_folder(tmp_path, "gone.flac")
+    config = PrepareConfig(corpus=FolderCorpus(), source=source, output=tmp_path / "out", workers=1, progress=False)
+    for counts in ("2 clips prepared, 0 found finished, 1 failed", "0 clips prepared, 2 found finished, 1 failed"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            run(config)
+        assert counts in caplog.text
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert str(tmp_path / "out" / "failed.jsonl") in warnings[-1]
+    (failed,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(failed)["id"] == "gone"
+
+
+def test_nothing_prepared_is_one_message_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "transcripts.tsv").write_text("file\ttext\ngone.flac\tbin blue\n")
+    done = command(tmp_path, "corpus=folder", "source=.", "output=out", "workers=1")
+    assert done.returncode == 1
+    assert "none of 1 clips could be prepared; the reasons are in out/failed.jsonl" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_grid_needs_its_face_model_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
+    config = PrepareConfig(corpus=GridCorpus(), source=tmp_path, output=tmp_path / "out")
+    with pytest.raises(ValueError, match="no face model given"):
+        run(config)
+    assert list(tmp_path.iterdir()) == []
