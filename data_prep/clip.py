@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.face import detect_landmarks
-from data_prep.mouth import mouth_crops, quality
 from omni_avsr.files import write_atomically
-from omni_avsr.media import FRAME_RATE, SAMPLE_RATE, iter_video, probe, read_audio, write_audio, write_video
+from omni_avsr.media import FRAME_RATE, SAMPLE_RATE, probe, read_audio, write_audio, write_video
+from omni_avsr.mouth.video import crop_video
 
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FRAME_RATE)
 # Raise it whenever the same source would give other pixels or samples: finished clips are then made anew.
@@ -83,7 +82,9 @@ def prepare_clip(job: ClipJob) -> ClipRecord:
     frames = samples = 0
     measures: dict[str, float] = {}
     if has_video:
-        crops, measures = _crops(job)
+        if job.face_model is None:
+            raise ValueError(f"{job.media}: has video, but no face model was given")
+        crops, measures = crop_video(job.media, job.face_model)
         frames = len(crops)
         write_video(job.video, crops, FRAME_RATE, lossless=job.lossless, crf=job.crf)
     if has_audio:
@@ -109,17 +110,6 @@ def attempt_clip(job: ClipJob) -> ClipRecord | str:
 def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     """``waveform`` [samples] cut at the end, or padded there with silence, to ``length`` samples."""
     return np.pad(waveform[:length], (0, max(0, length - len(waveform))))
-
-
-def _crops(job: ClipJob) -> tuple[np.ndarray, dict[str, float]]:
-    if job.face_model is None:
-        raise ValueError(f"{job.media}: has video, but no face model was given")
-    landmarks = detect_landmarks(iter_video(job.media), FRAME_RATE, job.face_model)
-    try:
-        # A second decoding is cheaper than holding every full frame of a long clip.
-        return mouth_crops(iter_video(job.media, grey=True), landmarks), quality(landmarks)
-    except ValueError as error:
-        raise ValueError(f"{job.media}: {error}") from error
 
 
 def _fingerprint(job: ClipJob) -> dict[str, Any]:

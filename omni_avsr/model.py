@@ -51,9 +51,14 @@ class OmniAVSR(nn.Module):
         return self.markers.weight.device
 
     def encode(self, inputs: Mapping[Modality, Features]) -> dict[Modality, Features]:
-        """Raw inputs to encoder features [B, T, D], once for all tasks and rates. Frozen encoders make no graph."""
+        """Raw inputs to encoder features [B, T, D], once for all tasks and rates. Frozen encoders make no graph.
+
+        What the model has no encoder for is left out.
+        """
         features = {}
         for modality, values in inputs.items():
+            if modality not in self.encoders:
+                continue
             encoder = self.encoders[modality]
             trained = any(parameter.requires_grad for parameter in encoder.parameters())
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):

@@ -52,7 +52,7 @@ def tiny_model(family: str = "llama", vocab_size: int = 96, seed: int = 0) -> Pr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if family == "llama":
-            return LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=0, eos_token_id=1, pad_token_id=1)).eval()
+            return LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=0, eos_token_id=1)).eval()
         # Qwen2.5's config names a bos id although its tokenizer has none.
         return Qwen2ForCausalLM(Qwen2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
 

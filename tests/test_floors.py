@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "files", "weights"),
+    ("types", "config", "files", "provenance", "weights"),
     ("media", "features", "normalize"),
-    ("data", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
+    ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
     ("model", "build"),
     ("objectives", "stages", "checkpoint", "resume", "decode"),
-    ("training", "run", "edge"),
+    ("training", "run", "evaluation", "transcribe", "edge"),
     ("cli", "__init__"),
 )
 """Floor by floor, the parts of omni_avsr: a module, or a folder with all in it. ``__init__`` is the front door."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.logging import RichHandler
 
 
@@ -28,11 +28,11 @@ def hydra_command(config_name: str, run: Callable[[dict[str, Any]], None]) -> No
         logging.basicConfig(
             level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)], force=True
         )
-        values = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(values, dict)
         try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(values, dict)
             run({str(key): value for key, value in values.items()})
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MissingMandatoryValue) as error:
             logging.getLogger(__name__).error("%s", error)
             sys.exit(1)
 

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from data_prep.face import FACE_MODEL_VARIABLE, find_face_model
 from data_prep.grid import read_grid
 from data_prep.prepare import FAILED_NAME, PrepareOptions, prepare
 from data_prep.sources import SourceClip, read_folder
 from omni_avsr.cli.hydra_app import hydra_command
 from omni_avsr.config import STRICT, Positive, from_mapping
+from omni_avsr.mouth.face import FACE_MODEL_VARIABLE, find_face_model
 
 log = logging.getLogger(__name__)
 

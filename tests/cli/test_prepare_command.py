@@ -75,6 +75,11 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
         from_mapping(PrepareConfig, values | change, "prepare")
 
 
+def test_source_and_output_must_be_given() -> None:
+    with pytest.raises(ValueError, match=r"prepare\.source: .*valid path.*\nprepare\.output: .*valid path"):
+        from_mapping(PrepareConfig, composed("corpus=grid"), "prepare")
+
+
 def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_path: Path) -> None:
     speaker = tmp_path / "grid" / "s1"
     speaker.mkdir(parents=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data_prep.clip import ClipJob, finished, fit_length, prepare_clip
-from data_prep.face import detect_landmarks, find_face_model
 from data_prep.grid import read_grid
 from data_prep.prepare import PrepareOptions, PrepareReport, prepare
 from data_prep.sources import SourceClip
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.media import iter_video, read_audio, read_video, write_audio, write_video
+from omni_avsr.mouth.face import detect_landmarks, find_face_model
 
 Run = tuple[list[SourceClip], Path, PrepareOptions, PrepareReport]
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import mouth
-from data_prep.mouth import crop_transforms, fill_gaps, mouth_crops, quality, smooth
+from omni_avsr.mouth import crops as mouth
+from omni_avsr.mouth.crops import crop_transforms, fill_gaps, mouth_crops, quality, smooth
 
 CENTRE = (mouth.CROP_SIZE - 1) / 2
 CORNERS = [61, 291]
