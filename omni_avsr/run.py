@@ -225,7 +225,10 @@ def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
         return build_encoders(config.model, seed, (stage.objective.modality,))
     if isinstance(stage.objective, DecoderObjectiveConfig):
         return build_encoders(config.model, seed, (Modality.AUDIO,))
-    return build_model(config.model, seed)
+    model = build_model(config.model, seed)
+    if stage.gradient_checkpointing:
+        model.router.enable_gradient_checkpointing(model.llm)
+    return model
 
 
 def _objective(config: RunConfig, stage: StageConfig, model: nn.Module, clips: Sequence[Clip], seed: int) -> Objective:

@@ -69,7 +69,7 @@ class StageConfig:
     """One stage. ``trainable`` are globs over parameter names; all others are frozen.
 
     ``feature_variants`` above 0, for stages that train no encoder: each clip is encoded once in so many augmented
-    variants, and every step draws one of them.
+    variants, and every step draws one of them. ``gradient_checkpointing`` trades LLM compute for memory.
     """
 
     objective: ObjectiveConfig
@@ -79,6 +79,7 @@ class StageConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     feature_variants: Annotated[int, Field(ge=0)] = 0
+    gradient_checkpointing: bool = False
     validate_every: Positive = 200
 
 

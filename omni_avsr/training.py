@@ -7,6 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from omni_avsr.data.batching import BatchPlan, PlanSampler
-from omni_avsr.objectives import Objective
+from omni_avsr.objectives import Objective, ObjectiveOutput
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stages import OptimizerConfig, StageConfig, set_modes
 from omni_avsr.types import Batch
 
 log = logging.getLogger(__name__)
-
-Collector = Callable[[dict[str, float], int], None]
 
 
 def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
@@ -44,6 +43,21 @@ def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
     return ((seed * 1_000_003 + step) * 1_009 + micro) * 1_009 + rank
 
 
+class Meter:
+    """Sums over the micro-batches since the last progress line."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Tensor] = {}
+        self.clips = self.tokens = self.padded_tokens = 0
+
+    def add(self, batch: Batch, output: ObjectiveOutput) -> None:
+        for name, value in output.figures.items():
+            self.figures[name] = self.figures.get(name, torch.zeros_like(value)) + value
+        self.clips += len(batch)
+        self.tokens += output.num_tokens
+        self.padded_tokens += output.num_padded_tokens
+
+
 class StageModule(L.LightningModule):
     """Trains ``objective`` on ``model`` as ``stage`` says, from ``start`` on."""
 
@@ -59,7 +73,7 @@ class StageModule(L.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
         self.name, self.stage, self.seed, self.start = name, stage, seed, start
-        self.figures: dict[str, Tensor] = {}
+        self.meter = Meter()
         self.begun = time.monotonic()
         self.last_validation: dict[str, float] = {}
         self.validation_losses: list[float] = []
@@ -86,8 +100,7 @@ class StageModule(L.LightningModule):
         accumulation = self.stage.batching.accumulation
         torch.manual_seed(step_seed(self.seed, batch.step, batch_idx % accumulation, self.global_rank))
         output = self.objective(self.model, batch)
-        for name, value in output.figures.items():
-            self.figures[name] = self.figures.get(name, torch.zeros(())) + value
+        self.meter.add(batch, output)
         # The loss is this micro-batch's share of the global batch's mean. Lightning divides by the accumulation and
         # DDP averages over ranks, where both have to be summed.
         return output.loss * accumulation * self.trainer.world_size
@@ -152,35 +165,40 @@ class ResumeSaver(L.Callback):
 
 
 class Progress(L.Callback):
-    """Logs the step, loss figures, clips and tokens per second and the time left, every ``every`` steps."""
+    """Logs the step, its figures, clips and tokens per second, the share of padding and the time left."""
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.clips = self.frames = 0
-        self.since = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.since, self.last_step = time.monotonic(), trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
         assert isinstance(pl_module, StageModule)
-        self.clips += len(batch)
-        step = trainer.global_step
-        if step == self.last_step or step % self.every:
+        self._restart(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, StageModule)
+        steps = trainer.global_step - self.last_step
+        if not steps or trainer.global_step % self.every:
             return
-        seconds = (time.monotonic() - self.since) / (step - self.last_step)
-        left = (trainer.max_steps - step) * seconds
-        figures = {name: float(value) / (step - self.last_step) for name, value in pl_module.figures.items()}
-        pl_module.figures.clear()
-        figures["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        figures["clips_per_second"] = self.clips / (time.monotonic() - self.since)
+        seconds = time.monotonic() - self.since
+        meter = pl_module.meter
+        figures = {name: float(value) / steps for name, value in meter.figures.items()}
+        figures |= {
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "clips_per_second": meter.clips / seconds,
+            "tokens_per_second": meter.tokens / seconds,
+            "padding": 1 - meter.tokens / meter.padded_tokens,
+        }
         pl_module.log_figures({f"train/{name}": value for name, value in figures.items()})
+        assert trainer.max_steps is not None
+        left = (trainer.max_steps - trainer.global_step) * seconds / steps
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("%s step %d/%d: %s, %.2f s/step, %s left", pl_module.name, pl_module.step,
-                 pl_module.stage.num_steps, shown, seconds, time.strftime("%H:%M:%S", time.gmtime(left)))  # fmt: skip
-        self.clips, self.since, self.last_step = 0, time.monotonic(), step
+        where = f"{pl_module.name} step {pl_module.step}/{pl_module.stage.num_steps}"
+        log.info("%s: %s, %.2f s/step, %s left", where, shown, seconds / steps, timedelta(seconds=round(left)))
+        self._restart(trainer, pl_module)
+
+    def _restart(self, trainer: L.Trainer, pl_module: StageModule) -> None:
+        self.since, self.last_step = time.monotonic(), trainer.global_step
+        pl_module.meter = Meter()
 
 
 def plan_loader(dataset: Any, sampler: Sequence[BatchPlan] | PlanSampler, num_workers: int) -> DataLoader:

@@ -89,7 +89,7 @@ def tiny_batch(seed: int = 0, frames: tuple[int, ...] = FRAMES, texts: tuple[str
     """Random clips of unequal lengths; what stands behind them is not zero, so that any use of it shows."""
     generator = torch.Generator().manual_seed(seed)
     waveforms = [0.1 * torch.randn(640 * count - 50, generator=generator) for count in frames]
-    videos = [torch.randn(count, 24, 24, generator=generator) for count in frames]
+    videos = [row - 1 + torch.randn(count, 24, 24, generator=generator) for row, count in enumerate(frames)]
     clips = tuple(
         Clip(str(number), text, "train", count / 25, Path("a"), Path("v"), count)
         for number, (count, text) in enumerate(zip(frames, texts, strict=True))
