@@ -181,7 +181,9 @@ class Progress(L.Callback):
             return
         seconds = time.monotonic() - self.since
         meter = pl_module.meter
-        figures = {name: float(value) / steps for name, value in meter.figures.items()}
+        # Each rank holds its share of the global batch's mean.
+        total = {name: trainer.strategy.reduce(value, reduce_op="sum") for name, value in meter.figures.items()}
+        figures = {name: float(value) / steps for name, value in total.items()}
         figures |= {
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "clips_per_second": meter.clips / seconds,
@@ -193,7 +195,8 @@ class Progress(L.Callback):
         left = (trainer.max_steps - trainer.global_step) * seconds / steps
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         where = f"{pl_module.name} step {pl_module.step}/{pl_module.stage.num_steps}"
-        log.info("%s: %s, %.2f s/step, %s left", where, shown, seconds / steps, timedelta(seconds=round(left)))
+        if trainer.is_global_zero:
+            log.info("%s: %s, %.2f s/step, %s left", where, shown, seconds / steps, timedelta(seconds=round(left)))
         self._restart(trainer, pl_module)
 
     def _restart(self, trainer: L.Trainer, pl_module: StageModule) -> None:

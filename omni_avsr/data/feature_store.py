@@ -89,7 +89,7 @@ def _write(folder: Path, data: BatchDataset, num_variants: int, encode: Encode, 
 
 
 class FeatureDataset(Dataset[Batch]):
-    """Makes the batch that a plan names from stored features; the variant of a clip is drawn from (seed, step, clip)."""
+    """Makes the batch that a plan names from stored features; a clip's variant is drawn from (seed, step, clip)."""
 
     def __init__(self, clips: list[Clip], store: FeatureStore, seed: int) -> None:
         self.clips, self.store, self.seed = clips, store, seed
