@@ -16,8 +16,8 @@ from torch import Tensor
 
 from omni_avsr.checkpoint import load_checkpoint, read_info
 from omni_avsr.config import STRICT, DType, Positive
+from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import FileReader, example_generator
-from omni_avsr.data.manifest import read_manifest
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.decode import DecodeConfig, decode, settings_of
 from omni_avsr.features import prepare_video, prepare_waveform
@@ -37,23 +37,13 @@ Setting = tuple[Task, Rates, float | None, str]
 
 
 @dataclass(frozen=True, config=STRICT)
-class TestSet:
-    """A manifest and the split of it to score. ``noisy`` sets are scored at every SNR as well."""
-
-    manifest: Path
-    split: str = "test"
-    noisy: bool = False
-
-
-@dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
     """What to score and where to write it."""
 
     checkpoint: Path
-    data: dict[str, TestSet]
+    data: DataConfig
     output: Path
     tasks: tuple[Task, ...] = tuple(Task)
-    noise: Path | None = None
     snr_db: tuple[float, ...] = ()
     swap_video: bool = False
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -64,10 +54,10 @@ class EvaluateConfig:
     llm_dtype: DType | None = "float32"
 
     def __post_init__(self) -> None:
-        if self.snr_db and self.noise is None:
-            raise ValueError("snr_db names noise levels, but no noise file is given (noise=...)")
-        if not self.data:
-            raise ValueError("there is nothing to score: data names no test set")
+        if self.snr_db and self.data.test_noise is None:
+            raise ValueError("snr_db names noise levels, but no noise file is given (data.test_noise=...)")
+        if not self.data.test_sets:
+            raise ValueError("there is nothing to score: data.test_sets is empty")
 
 
 def evaluate(config: EvaluateConfig) -> Report:
@@ -81,13 +71,13 @@ def evaluate(config: EvaluateConfig) -> Report:
     info = read_info(config.checkpoint)
     domain = str(info.training.get("domain", "not stated"))
     log.info("training domain of this checkpoint: %s", domain)
-    test_sets = {name: _read(name, test_set) for name, test_set in config.data.items()}
+    test_sets = {name: config.data.read_test_set(name) for name in config.data.test_sets}
     model = load_checkpoint(config.checkpoint, config.llm_dtype).to(config.device)
-    noise = NoiseSource.read(config.noise) if config.noise else None
+    noise = NoiseSource.read(config.data.test_noise) if config.data.test_noise else None
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
     for name, clips in test_sets.items():
-        levels = config.snr_db if config.data[name].noisy else ()
+        levels = config.snr_db if config.data.test_sets[name].noisy else ()
         scorer = _Scorer(model, clips, config, noise, levels)
         hypotheses = scorer.run(config.output / f"hypotheses-{name}.jsonl", name)
         skipped |= {f"{name}/{clip}": reason for clip, reason in scorer.failed.items()}
@@ -236,13 +226,6 @@ class _Encoded:
             assert video is not None
             rows.append(prepare_video(self.scorer.other_video(index, len(video)) if condition == SWAPPED else video))
         return rows
-
-
-def _read(name: str, test_set: TestSet) -> list[Clip]:
-    clips = sorted((c for c in read_manifest(test_set.manifest) if c.split == test_set.split), key=lambda c: c.id)
-    if not clips:
-        raise ValueError(f"test set {name}: split {test_set.split!r} is empty in {test_set.manifest}")
-    return clips
 
 
 def _key(clip: Clip, setting: Setting) -> tuple[Any, ...]:

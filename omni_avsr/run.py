@@ -27,9 +27,9 @@ from omni_avsr.config import STRICT, ModelConfig, Positive, WhisperConfig, to_ma
 from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
+from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.feature_store import FeatureDataset, open_feature_store
-from omni_avsr.data.manifest import read_manifest
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.features import VIDEO_FPS
@@ -55,24 +55,13 @@ from omni_avsr.stages import (
 )
 from omni_avsr.training import Progress, ResumeSaver, StageModule, plan_loader
 from omni_avsr.types import Batch, Clip, Modality, RunRecord, Task
-from omni_avsr.weights import resolve
+from omni_avsr.weights import cache_folder, resolve
 
 log = logging.getLogger(__name__)
 
 RECORD = "record.json"
 VALIDATION_CLIPS = 8
 """Clips of one validation batch."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class DataConfig:
-    """Manifests, whose clips name their own split, and the files beside them."""
-
-    manifests: tuple[Path, ...]
-    cache: Path
-    noise: Path | None = None
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    max_validation_clips: Positive = 400
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,19 +87,6 @@ class RunConfig:
     resume_steps: Positive = 1_000_000
 
 
-def read_split(config: DataConfig, split: str) -> list[Clip]:
-    """The clips of one split over all manifests.
-
-    Raises:
-        ValueError: the split is empty.
-    """
-    clips = [clip for manifest in config.manifests for clip in read_manifest(manifest) if clip.split == split]
-    if not clips:
-        names = ", ".join(map(str, config.manifests))
-        raise ValueError(f"split {split!r} is empty in {names}")
-    return clips
-
-
 def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Clip], ClipCache]:
     """The clips that could be decoded, and their cache; the others are logged with their reasons."""
     cache = open_cache(clips, root, lambda items: track(list(items), f"decoding {what}"))
@@ -120,9 +96,10 @@ def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Cli
 def run(config: RunConfig) -> Path:
     """Train every stage that is not finished yet; returns the run folder."""
     config.output.mkdir(parents=True, exist_ok=True)
-    train, train_cache = cached_clips(read_split(config.data, "train"), config.data.cache, "training clips")
-    validation = read_split(config.data, "validation")[: config.data.max_validation_clips]
-    validation, validation_cache = cached_clips(validation, config.data.cache, "validation clips")
+    cache_root = config.data.cache or cache_folder() / "clips"
+    train, train_cache = cached_clips(config.data.read_split("train"), cache_root, "training clips")
+    validation = config.data.read_split("validation")[: config.data.max_validation_clips]
+    validation, validation_cache = cached_clips(validation, cache_root, "validation clips")
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]

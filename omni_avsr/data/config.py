@@ -1,0 +1,64 @@
+"""Where a corpus is: manifests to train on, test sets to score, and noise for both."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from omni_avsr.config import STRICT, Positive
+from omni_avsr.data.manifest import read_manifest
+from omni_avsr.types import Clip
+
+
+@dataclass(frozen=True, config=STRICT)
+class TestSet:
+    """A manifest and the split of it to score. ``noisy`` sets are scored at every SNR as well."""
+
+    manifest: Path
+    split: str = "test"
+    noisy: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """A prepared corpus, for training and for evaluation.
+
+    root, noise_root: folders that the other paths may be written with; nothing else reads them.
+    manifests: clips to train on and to validate with, by their splits.
+    cache: where decoded clips are kept.
+    noise, test_noise: recordings to mix into training and into test clips; two files, so that neither knows the other.
+    """
+
+    root: Path | None = None
+    noise_root: Path | None = None
+    manifests: tuple[Path, ...] = ()
+    cache: Path | None = None
+    noise: Path | None = None
+    test_sets: dict[str, TestSet] = field(default_factory=dict)
+    test_noise: Path | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    max_validation_clips: Positive = 400
+
+    def read_split(self, split: str) -> list[Clip]:
+        """The clips of one split over all manifests.
+
+        Raises:
+            ValueError: a manifest is missing or wrong, or the split is empty.
+        """
+        return _non_empty(self.manifests, split)
+
+    def read_test_set(self, name: str) -> list[Clip]:
+        """The clips of a test set, sorted by id. ValueError as ``read_split``."""
+        test_set = self.test_sets[name]
+        return sorted(_non_empty((test_set.manifest,), test_set.split), key=lambda clip: clip.id)
+
+
+def _non_empty(manifests: tuple[Path, ...], split: str) -> list[Clip]:
+    clips = [clip for manifest in manifests for clip in read_manifest(manifest) if clip.split == split]
+    if not clips:
+        raise ValueError(f"split {split!r} is empty in {', '.join(map(str, manifests)) or 'no manifest at all'}")
+    return clips
