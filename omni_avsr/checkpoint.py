@@ -1,7 +1,8 @@
 """Checkpoint folders: what was trained, and everything that rebuilds the model around it.
 
 ``config.json``               model settings, base weights with their sha256, how it was trained, format version
-``trained.safetensors``       all trained tensors but the adapters, batch-norm statistics of trained encoders included
+``trained.safetensors``       every tensor that no base model provides but the adapters, batch-norm statistics included,
+                              and those of a base model that were trained
 ``adapters/<name>/``          each LoRA adapter in peft's own layout
 """
 
@@ -12,19 +13,21 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from omni_avsr.adapters import load_adapter, save_adapter
+from omni_avsr.adapters import adapter_names, load_adapter, save_adapter
 from omni_avsr.build import build_model
 from omni_avsr.config import DType, ModelConfig, WhisperConfig, from_mapping, to_mapping
-from omni_avsr.files import replacing
+from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.resume import load_state
 from omni_avsr.weights import resolve
@@ -38,16 +41,22 @@ _LORA = ".lora_"
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself: its model, and under ``training`` its domain, data, stages, commit and date."""
+    """What a checkpoint says of itself.
+
+    training: its domain, data, stages, commit and date.
+    trained_base: names of base models' tensors that were trained, and so stand in the checkpoint.
+    """
 
     model: ModelConfig
     training: Mapping[str, Any]
+    trained_base: tuple[str, ...] = ()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
-    with replacing(path) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+    # Bytes written from here get the usual permissions; safetensors' own writer makes files for the owner only.
+    data = save({name: value.cpu().contiguous() for name, value in tensors.items()})
+    write_atomically(path, data)
 
 
 def pin_base_weights(config: ModelConfig) -> ModelConfig:
@@ -65,53 +74,76 @@ def save_checkpoint(
     training: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write ``folder``, whole or not at all; an existing one is replaced.
+    """Write ``folder``, whole or not at all; an existing one is replaced, and stays as it is when anything fails.
+
+    Parts of the model that no stage trained are stored as well, since nothing else could give them back.
 
     Args:
-        trained: names and values of all tensors that any stage trained.
+        trained: names and values of all tensors that any stage trained; ``model`` holds the same.
         training: what to say of the training (JSON values).
         dtype: of the stored floating-point tensors; None keeps them.
+
+    Raises:
+        ValueError: base weights cannot be found, or a tensor is not finite in ``dtype``.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    partial.chmod(0o755)
-    try:
-        config = {
-            "format_version": FORMAT_VERSION,
-            "model": to_mapping(pin_base_weights(model.config)),
-            "training": dict(training),
-        }
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {name: value for name, value in trained.items() if _LORA not in name}
-        save_file(
-            {n: v.to(dtype if v.is_floating_point() else None).contiguous() for n, v in tensors.items()},
-            partial / TRAINED,
-        )
-        names = {name.rsplit(".", 2)[1] for name in trained if _LORA in name}
-        for name in sorted(names):
+    own = _own_names(model)
+    base = {name: value for name, value in trained.items() if name not in own and _LORA not in name}
+    tensors = {name: value for name, value in model.state_dict().items() if name in own} | base
+    stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    if bad := [name for name, value in stored.items() if not bool(value.isfinite().all())]:
+        raise ValueError(f"{len(bad)} tensors are not finite in {dtype or 'their own dtype'}, such as {sorted(bad)[0]}")
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model": to_mapping(pin_base_weights(model.config)),
+        "trained_base": sorted(base),
+        "training": dict(training),
+    }
+    with _replacing_folder(folder) as partial:
+        (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        save_tensors(partial / TRAINED, stored)
+        for name in adapter_names(model.config.adapters, model.config.tasks):
             save_adapter(model.llm, name, partial / ADAPTERS / name, dtype, model.config.llm.weights)
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
+    new.mkdir()
+    try:
+        yield new
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_info(folder: Path) -> CheckpointInfo:
     """Read ``config.json`` of a checkpoint folder.
 
     Raises:
-        ValueError: there is none, or it is of another format.
+        ValueError: there is none, it cannot be read, or it is of another format.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} is no checkpoint: it has no {CONFIG}")
-    values = json.loads(path.read_text())
-    if values.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}"
-        )
-    return CheckpointInfo(from_mapping(ModelConfig, values["model"], "model"), values["training"])
+    try:
+        values = json.loads(path.read_text())
+        version = values["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"it has format version {version}, this release reads {FORMAT_VERSION}")
+        model, base = from_mapping(ModelConfig, values["model"], "model"), tuple(values["trained_base"])
+        return CheckpointInfo(model, values["training"], base)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not describe a checkpoint: {type(error).__name__}: {error}") from error
 
 
 def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
@@ -121,21 +153,36 @@ def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
         llm_dtype: another dtype for the LLM's base weights than they were trained with.
 
     Raises:
-        ValueError: base weights are missing or are others than the adapters were trained on, or tensors do not fit.
+        ValueError: base weights are missing or are others than the adapters were trained on, or tensors or adapters
+            are missing, unknown or misshapen.
     """
-    config = read_info(folder).model
+    info = read_info(folder)
+    config = info.model
     if llm_dtype is not None:
         config = replace(config, llm=replace(config.llm, dtype=llm_dtype))
     model = build_model(config, seed=0)
-    state = load_file(folder / TRAINED)
-    load_state(model, state, expected=_expected(model))
-    for path in sorted((folder / ADAPTERS).glob("*")):
-        load_adapter(model.llm, path.name, path)
+    expected = _own_names(model) | set(info.trained_base)
+    try:
+        state = load_file(folder / TRAINED)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / TRAINED} cannot be read: {error}") from error
+    if unknown := sorted(state.keys() - expected):
+        raise ValueError(
+            f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"
+        )
+    load_state(model, state, expected)
+    found = {path.name for path in (folder / ADAPTERS).glob("*") if path.is_dir()}
+    wanted = set(adapter_names(config.adapters, config.tasks))
+    if found != wanted:
+        raise ValueError(f"{folder / ADAPTERS} holds the adapters {sorted(found)}, the model has {sorted(wanted)}")
+    for name in sorted(wanted):
+        load_adapter(model.llm, name, folder / ADAPTERS / name)
     return model.requires_grad_(False).eval()
 
 
-def _expected(model: OmniAVSR) -> set[str]:
-    """Names that no base model provides, so that a checkpoint has to."""
-    own = {name for name, _ in model.named_parameters() if not name.startswith("llm.")}
-    whisper = isinstance(model.config.audio_encoder, WhisperConfig)
-    return {name for name in own if not (whisper and name.startswith("encoders.audio.encoder."))}
+def _own_names(model: OmniAVSR) -> set[str]:
+    """Parameters and buffers that no base model provides, adapters apart: a checkpoint has to hold them."""
+    base = ["llm."]
+    if isinstance(model.config.audio_encoder, WhisperConfig):
+        base.append("encoders.audio.encoder.")
+    return {name for name in model.state_dict() if not name.startswith(tuple(base))}
