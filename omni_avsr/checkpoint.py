@@ -95,8 +95,8 @@ def save_checkpoint(
     config = {
         "format_version": FORMAT_VERSION,
         "model": to_mapping(pin_base_weights(model.config)),
-        "trained_base": sorted(base),
         "training": dict(training),
+        **({"trained_base": sorted(base)} if base else {}),
     }
     with _replacing_folder(folder) as partial:
         (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
@@ -137,13 +137,15 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise ValueError(f"{folder} is no checkpoint: it has no {CONFIG}")
     try:
         values = json.loads(path.read_text())
-        version = values["format_version"]
-        if version != FORMAT_VERSION:
-            raise ValueError(f"it has format version {version}, this release reads {FORMAT_VERSION}")
-        model, base = from_mapping(ModelConfig, values["model"], "model"), tuple(values["trained_base"])
-        return CheckpointInfo(model, values["training"], base)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a checkpoint: {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}")
+    if missing := {"model", "training"} - values.keys():
+        raise ValueError(f"{path} lacks {' and '.join(sorted(missing))}")
+    model = from_mapping(ModelConfig, values["model"], "model")
+    return CheckpointInfo(model, values["training"], tuple(values.get("trained_base", ())))
 
 
 def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:

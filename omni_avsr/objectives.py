@@ -176,7 +176,9 @@ class RecognitionObjective(nn.Module):
         weights = {task: weight for task, weight in share.items() if batch.supports(task)}
         features = batch.features or model.encode(batch.inputs)
         output = model.loss(features, batch.texts, rates, weights, batch.num_label_tokens)
-        figures = {f"{task}_loss": loss for task, loss in output.task_losses.items()}
+        # A task that this batch lacks counts zero, so that all ranks sum up the same figures.
+        nothing = torch.zeros_like(output.loss.detach())
+        figures = {f"{task}_loss": output.task_losses.get(task, nothing) for task in self.task_weights}
         figures["loss"] = output.loss.detach()
         return ObjectiveOutput(output.loss, figures, output.num_llm_tokens, output.num_padded_tokens)
 

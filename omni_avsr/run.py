@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.progress import track
@@ -22,7 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from omni_avsr.build import build_encoders, build_model
-from omni_avsr.checkpoint import TRAINED, save_checkpoint, save_tensors
+from omni_avsr.checkpoint import TRAINED, read_info, save_checkpoint, save_tensors
 from omni_avsr.config import STRICT, ModelConfig, Positive, WhisperConfig, to_mapping
 from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
@@ -88,22 +89,51 @@ class RunConfig:
 
 
 def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Clip], ClipCache]:
-    """The clips that could be decoded, and their cache; the others are logged with their reasons."""
+    """The clips that could be decoded, and their cache; the others are logged with their reasons.
+
+    Raises:
+        ValueError: none could be decoded.
+    """
     cache = open_cache(clips, root, lambda items: track(list(items), f"decoding {what}"))
-    return [clip for clip in clips if clip in cache], cache
+    decoded = [clip for clip in clips if clip in cache]
+    if not decoded:
+        raise ValueError(f"none of the {len(clips)} {what} could be decoded, such as {clips[0].id}: "
+                         f"{cache.failed[clips[0].id]}")  # fmt: skip
+    return decoded, cache
+
+
+def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that have what the objective of stage ``name`` reads.
+
+    Raises:
+        ValueError: none has.
+    """
+    tasks = stage.objective.tasks
+    usable = [clip for clip in clips if any(set(task.modalities) <= set(clip.modalities) for task in tasks)]
+    if not usable:
+        raise ValueError(f"stage {name} trains {', '.join(tasks)}, but none of {len(clips)} clips has what that reads")
+    return usable
 
 
 def run(config: RunConfig) -> Path:
-    """Train every stage that is not finished yet; returns the run folder."""
-    config.output.mkdir(parents=True, exist_ok=True)
+    """Train every stage that is not finished yet; returns the run folder.
+
+    Raises:
+        ValueError: what any of these stages cannot use, be it a setting, a file or a clip, before the first one starts.
+    """
     cache_root = config.data.cache or cache_folder() / "clips"
     train, train_cache = cached_clips(config.data.read_split("train"), cache_root, "training clips")
     validation = config.data.read_split("validation")[: config.data.max_validation_clips]
     validation, validation_cache = cached_clips(validation, cache_root, "validation clips")
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
+    noise = NoiseSource.read(config.data.noise) if config.data.noise else None
+    augmenters = {n: Augmenter(stage.augment, noise) if stage.augment else None for n, stage in config.stages.items()}
+    unfinished = [n for n, folder in zip(config.stages, folders, strict=True) if not (folder / TRAINED).is_file()]
+    for name in unfinished[1:]:  # the first one is about to find out by itself
+        _check_stage(config, name, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
-        if (folder / TRAINED).is_file():
+        if name not in unfinished:
             log.info("stage %s is finished: %s", name, folder)
             continue
         seed = config.seed * 1_009 + number
@@ -112,18 +142,32 @@ def run(config: RunConfig) -> Path:
             state = load_file(previous / TRAINED)
             own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
             load_state(model, {name: value for name, value in state.items() if name in own})
-        noise = NoiseSource.read(config.data.noise) if config.data.noise else None
-        augmenter = Augmenter(stage.augment, noise) if stage.augment else None
-        training_data = BatchDataset(train, train_cache, config.model.waveform, augmenter, seed)
-        validation_data = BatchDataset(validation, validation_cache, config.model.waveform)
+        waveform = config.model.waveform
+        training_data = BatchDataset(usable_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
+        validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
         _export(config, folders)
     return config.output
 
 
+def _check_stage(config: RunConfig, name: str, train: Sequence[Clip], validation: Sequence[Clip]) -> None:
+    """Raise for whatever the stage would raise for at its start, without training it."""
+    stage = config.stages[name]
+    model = _build(config, stage, config.seed)
+    freeze_all_but(model, stage.trainable)
+    objective = _objective(config, stage, model, usable_clips(name, stage, train), config.seed)
+    for clips in (train, validation):
+        clip_sizes(objective, model, usable_clips(name, stage, clips), config.max_label_tokens)
+
+
+@rank_zero_only
 def _export(config: RunConfig, folders: Sequence[Path]) -> None:
-    """Put what all stages trained into one checkpoint folder."""
+    """Put what all stages trained into one checkpoint folder, unless that is there already."""
+    folder = config.output / "checkpoint"
+    records = [json.loads((stage / RECORD).read_text()) for stage in folders]
+    if folder.is_dir() and read_info(folder).training["records"] == records:
+        return
     model = build_model(config.model, config.seed)
     trained = {name: value for folder in folders for name, value in load_file(folder / TRAINED).items()}
     load_state(model, trained)
@@ -133,11 +177,11 @@ def _export(config: RunConfig, folders: Sequence[Path]) -> None:
         "commit": commit(),
         "date": today(),
         "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
-        "records": [json.loads((folder / RECORD).read_text()) for folder in folders],
+        "records": records,
     }
     dtype = getattr(torch, config.checkpoint_dtype)
-    save_checkpoint(config.output / "checkpoint", model, trained, training, dtype)
-    log.info("checkpoint: %s", config.output / "checkpoint")
+    save_checkpoint(folder, model, trained, training, dtype)
+    log.info("checkpoint: %s", folder)
 
 
 def run_stage(
@@ -186,14 +230,16 @@ def run_stage(
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
-    if done < stage.num_steps:
-        trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
+    # With no steps left too: it brings the processes of a distributed run together.
+    trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
     )  # fmt: skip
-    write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
-    save_tensors(folder / TRAINED, trained_state(model))
+    if trainer.is_global_zero:
+        write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
+        save_tensors(folder / TRAINED, trained_state(model))
+    trainer.strategy.barrier()  # no rank may look for these files before they are there
 
 
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
@@ -269,8 +315,11 @@ def clip_sizes(objective: Objective, model: nn.Module, clips: Sequence[Clip], lo
 
 
 def whole_plans(sizes: Sequence[ClipSize], max_clips: int) -> list[BatchPlan]:
-    """Plans that go through all clips once in order, each its own global batch, for validation."""
-    groups = [range(start, min(start + max_clips, len(sizes))) for start in range(0, len(sizes), max_clips)]
+    """Plans that go through all clips once, each its own global batch of the same modalities, for validation."""
+    groups: list[list[int]] = []
+    for modalities in sorted({size.modalities for size in sizes}):
+        indices = [index for index, size in enumerate(sizes) if size.modalities == modalities]
+        groups += [indices[start : start + max_clips] for start in range(0, len(indices), max_clips)]
     return [
         BatchPlan(tuple(group), step, {task: sum(sizes[i].label_tokens for i in group) for task in Task}, len(group))
         for step, group in enumerate(groups)

@@ -28,6 +28,10 @@ class CTCObjectiveConfig:
     frame_targets: Literal["none", "words"] = "none"
     frame_weight: NonNegative = 1.0
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return (Task.ASR if self.modality is Modality.AUDIO else Task.VSR,)
+
 
 @dataclass(frozen=True, config=STRICT)
 class DecoderObjectiveConfig:
@@ -39,6 +43,10 @@ class DecoderObjectiveConfig:
     kind: Literal["whisper_decoder"] = "whisper_decoder"
     language: str | None = None
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return (Task.ASR,)
+
 
 @dataclass(frozen=True, config=STRICT)
 class RecognitionObjectiveConfig:
@@ -46,6 +54,10 @@ class RecognitionObjectiveConfig:
 
     kind: Literal["recognition"] = "recognition"
     task_weights: dict[Task, NonNegative] = field(default_factory=lambda: dict(PUBLISHED_TASK_WEIGHTS))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(self.task_weights)
 
 
 ObjectiveConfig = Annotated[

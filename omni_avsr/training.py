@@ -38,9 +38,12 @@ def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
     return factor
 
 
-def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """Seed of everything that a micro-batch draws from torch's own generator (dropout)."""
-    return ((seed * 1_000_003 + step) * 1_009 + micro) * 1_009 + rank
+def step_seed(seed: int, step: int, place: int) -> int:
+    """Seed of everything that a micro-batch draws from torch's own generator (dropout).
+
+    ``place`` is the micro-batch's place in the global batch, however many ranks share it.
+    """
+    return (seed * 1_000_003 + step) * 1_009 + place
 
 
 class Meter:
@@ -96,9 +99,20 @@ class StageModule(L.LightningModule):
         """Time spent on the stage, validation and sessions before a resume included."""
         return time.monotonic() - self.begun + (self.start.seconds if self.start else 0.0)
 
+    def on_train_start(self) -> None:
+        sampler = self.trainer.train_dataloader.sampler
+        if isinstance(sampler, PlanSampler) and sampler.rank != self.global_rank:
+            raise ValueError(
+                f"process {self.global_rank} would train on the batches of process {sampler.rank}: processes must start "
+                "before the run, not inside of it; use trainer.strategy=ddp_find_unused_parameters_true or torchrun"
+            )
+        if self.start is not None:
+            self.trainer.precision_plugin.load_state_dict(self.start.precision)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         accumulation = self.stage.batching.accumulation
-        torch.manual_seed(step_seed(self.seed, batch.step, batch_idx % accumulation, self.global_rank))
+        place = batch_idx % accumulation * self.trainer.world_size + self.global_rank
+        torch.manual_seed(step_seed(self.seed, batch.step, place))
         output = self.objective(self.model, batch)
         self.meter.add(batch, output)
         # The loss is this micro-batch's share of the global batch's mean. Lightning divides by the accumulation and
@@ -140,6 +154,7 @@ class StageModule(L.LightningModule):
         """Send figures to every logger under the stage's own step, which goes on after a resume."""
         for logger in self.loggers:
             logger.log_metrics(figures, step=self.step)
+            logger.save()  # by itself a CSV logger writes at the end, which a killed run never reaches
 
 
 class ResumeSaver(L.Callback):
@@ -147,16 +162,17 @@ class ResumeSaver(L.Callback):
 
     def __init__(self, path: Path, seconds: float, steps: int) -> None:
         self.path, self.seconds, self.steps = path, seconds, steps
-        self.saved_at, self.saved_step = time.monotonic(), 0
+        self.saved_at, self.last_step = time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, StageModule)
         step = trainer.global_step
-        if step == self.saved_step:  # in the middle of accumulation, or nothing new
+        if step == self.last_step:  # in the middle of accumulation, where batch norm has moved on already
             return
+        self.last_step = step
         due = step % self.steps == 0 or time.monotonic() - self.saved_at >= self.seconds
         if due or step == trainer.max_steps:
-            self.saved_at, self.saved_step = time.monotonic(), step
+            self.saved_at = time.monotonic()
             if trainer.is_global_zero:
                 precision = trainer.precision_plugin.state_dict()
                 optimizer = trainer.optimizers[0].state_dict()

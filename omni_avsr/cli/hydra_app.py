@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.logging import RichHandler
 
 
@@ -32,7 +33,7 @@ def hydra_command(config_name: str, run: Callable[[dict[str, Any]], None]) -> No
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             assert isinstance(values, dict)
             run({str(key): value for key, value in values.items()})
-        except (ValueError, OSError, MissingMandatoryValue) as error:
+        except (ValueError, OSError, OmegaConfBaseException) as error:
             logging.getLogger(__name__).error("%s", error)
             sys.exit(1)
 

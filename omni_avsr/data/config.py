@@ -47,7 +47,7 @@ class DataConfig:
         """The clips of one split over all manifests.
 
         Raises:
-            ValueError: a manifest is missing or wrong, or the split is empty.
+            ValueError: a manifest or a media file that it names is missing, a line is wrong, or the split is empty.
         """
         return _non_empty(self.manifests, split)
 
@@ -58,7 +58,8 @@ class DataConfig:
 
 
 def _non_empty(manifests: tuple[Path, ...], split: str) -> list[Clip]:
-    clips = [clip for manifest in manifests for clip in read_manifest(manifest) if clip.split == split]
+    read = (clip for manifest in manifests for clip in read_manifest(manifest, check_files=True))
+    clips = [clip for clip in read if clip.split == split]
     if not clips:
         raise ValueError(f"split {split!r} is empty in {', '.join(map(str, manifests)) or 'no manifest at all'}")
     return clips

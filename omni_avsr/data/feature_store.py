@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class FeatureStore:
     """Features of clip ``index`` in variant ``variant``, read without encoding anything."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         index = json.loads((folder / "index.json").read_text())
         self.num_variants: int = index["num_variants"]
         self._parts = {
@@ -34,6 +36,10 @@ class FeatureStore:
             )
             for name, part in index["parts"].items()
         }
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        """Loader processes map the files again: a pickled memory map would carry all of its data."""
+        return FeatureStore, (self.folder,)
 
     def features(self, index: int, variant: int) -> dict[Modality, Tensor]:
         """[T, D] bfloat16 of each modality that the clip has."""
@@ -59,11 +65,17 @@ def open_feature_store(
         track: wraps the loop over clips to show progress.
     """
     if not (folder / "index.json").is_file():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(partial, data, num_variants, encode, track)
-        os.replace(partial, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            _write(partial, data, num_variants, encode, track)
+            os.replace(partial, folder)
+        except OSError:
+            if not (folder / "index.json").is_file():  # otherwise another process was faster, which is as good
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return FeatureStore(folder)
 
 
