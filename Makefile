@@ -37,7 +37,7 @@ format: setup  ## format, and mend what the linter can
 	$(RUN) ruff check --fix .
 
 bench: setup  ## measure speed and memory of training and decoding (JSON)
-	$(RUN) benchmarks.run
+	$(RUN) benchmarks.run $(BENCH_ARGS)
 
 clean:  ## remove caches and build output (not the environment)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,1 @@
+"""Speed and memory of training and decoding: ``python -m benchmarks.run`` (``make bench``). Never a test."""

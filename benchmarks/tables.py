@@ -1,0 +1,67 @@
+"""The main figures of the benchmarks as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from benchmarks.cases import AnyCase, DecodingCase, ImportCase, TrainingCase
+
+Figures = Mapping[str, float]
+
+
+def tables(results: Sequence[tuple[AnyCase, Figures]]) -> list[Table]:
+    """One table for each benchmark that has results."""
+    made = (
+        _training([(case, figures) for case, figures in results if isinstance(case, TrainingCase)]),
+        _decoding([(case, figures) for case, figures in results if isinstance(case, DecodingCase)]),
+        _imports([(case, figures) for case, figures in results if isinstance(case, ImportCase)]),
+    )
+    return [table for table in made if table.row_count]
+
+
+def _training(results: Sequence[tuple[TrainingCase, Figures]]) -> Table:
+    parts = ("encode", "forward", "backward", "total")
+    table = _table("training step of three tasks, seconds", "clips", *parts, "clips/s", "tokens/s", "padded", "MiB")
+    for case, figures in results:
+        table.add_row(
+            case.label,
+            *(f"{figures[f'{part}_seconds']:.2f}" for part in parts),
+            f"{figures['clips_per_second']:.2f}",
+            f"{figures['llm_tokens_per_second']:.0f}",
+            f"{figures['padded_token_share']:.1%}",
+            f"{figures['peak_memory_mib']:.0f}",
+        )
+    return table
+
+
+def _decoding(results: Sequence[tuple[DecodingCase, Figures]]) -> Table:
+    parts = ("encode", "generate")
+    table = _table("decoding, seconds", "task", "rates", "beams", "batch", *parts, "real time", "passes", "MiB")
+    for case, figures in results:
+        table.add_row(
+            case.task.upper(),
+            case.rates,
+            str(case.num_beams),
+            str(len(case.clip_seconds)),
+            *(f"{figures[f'{part}_seconds']:.3f}" for part in parts),
+            f"{figures['real_time_factor']:.3f}",
+            f"{figures['llm_passes']:.0f}",
+            f"{figures['peak_memory_mib']:.0f}",
+        )
+    return table
+
+
+def _imports(results: Sequence[tuple[ImportCase, Figures]]) -> Table:
+    table = _table("import", "module", "seconds", "MiB")
+    for case, figures in results:
+        table.add_row(case.module, f"{figures['import_seconds']:.3f}", f"{figures['peak_memory_mib']:.0f}")
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(first, title=title)
+    for header in others:
+        table.add_column(header, justify="right")
+    return table
