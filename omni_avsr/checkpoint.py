@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from omni_avsr.build import build_model
 from omni_avsr.config import DType, ModelConfig, WhisperConfig, from_mapping, to_mapping
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
+from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
 from omni_avsr.weights import resolve
 
@@ -146,6 +148,13 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise ValueError(f"{path} lacks {' and '.join(sorted(missing))}")
     model = from_mapping(ModelConfig, values["model"], "model")
     return CheckpointInfo(model, values["training"], tuple(values.get("trained_base", ())))
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Fingerprint of what decides a checkpoint's outputs: its model settings and weights. ValueError: it is none."""
+    settings = json.dumps(to_mapping(read_info(folder).model), sort_keys=True)
+    weights = file_sha256(*sorted(folder.rglob("*.safetensors")))
+    return hashlib.sha256(f"{settings}{weights}".encode()).hexdigest()
 
 
 def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -14,18 +15,18 @@ from pydantic.dataclasses import dataclass
 from rich.progress import track
 from torch import Tensor
 
-from omni_avsr.checkpoint import load_checkpoint, read_info
+from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, read_info
 from omni_avsr.config import STRICT, DType, Positive
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import FileReader, example_generator
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.decode import DecodeConfig, decode, settings_of
 from omni_avsr.features import prepare_video, prepare_waveform
-from omni_avsr.hypotheses import append_hypothesis, resume_hypotheses
+from omni_avsr.hypotheses import append_hypothesis, resume_hypotheses, write_hypotheses
 from omni_avsr.metrics import MATCHED, compare, score
 from omni_avsr.model import OmniAVSR
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
-from omni_avsr.provenance import command_line, commit, today
+from omni_avsr.provenance import bind_results, command_line, commit, file_sha256, today
 from omni_avsr.report import Report, write_report
 from omni_avsr.types import Clip, Features, Hypothesis, Modality, Rates, Task
 
@@ -72,17 +73,24 @@ def evaluate(config: EvaluateConfig) -> Report:
     domain = str(info.training.get("domain", "not stated"))
     log.info("training domain of this checkpoint: %s", domain)
     test_sets = {name: config.data.read_test_set(name) for name in config.data.test_sets}
-    model = load_checkpoint(config.checkpoint, config.llm_dtype).to(config.device)
     noise = NoiseSource.read(config.data.test_noise) if config.data.test_noise else None
+    tasks = [task for task in config.tasks if task in info.model.tasks]
+    if not tasks:
+        raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
+    bind_results(config.output, _origin(config))
+    model = load_checkpoint(config.checkpoint, config.llm_dtype).to(config.device)
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
     for name, clips in test_sets.items():
         levels = config.snr_db if config.data.test_sets[name].noisy else ()
-        scorer = _Scorer(model, clips, config, noise, levels)
+        scorer = _Scorer(model, clips, config, tasks, noise, levels)
         hypotheses = scorer.run(config.output / f"hypotheses-{name}.jsonl", name)
         skipped |= {f"{name}/{clip}": reason for clip, reason in scorer.failed.items()}
+        if not hypotheses:
+            reason = next(iter(scorer.failed.values()), f"none has the inputs of {', '.join(tasks)}")
+            raise ValueError(f"test set {name}: none of its {len(clips)} clips could be scored: {reason}")
         scores[name] = score(hypotheses, seed=config.seed)
-        comparisons[name] = compare(hypotheses, seed=config.seed)
+        comparisons[name] = compare(_complete(hypotheses), seed=config.seed)
     report = Report(scores, comparisons, _metadata(config, domain, skipped))
     write_report(config.output, report)
     for name, block in scores.items():
@@ -100,13 +108,14 @@ class _Scorer:
         model: OmniAVSR,
         clips: Sequence[Clip],
         config: EvaluateConfig,
+        tasks: Sequence[Task],
         noise: NoiseSource | None,
         levels: Sequence[float],
     ) -> None:
         self.model, self.clips, self.config, self.noise, self.levels = model, clips, config, noise, levels
         self.reader = FileReader()
+        self.needed = {modality for task in tasks for modality in task.modalities}
         self.failed: dict[str, str] = {}
-        tasks = [task for task in config.tasks if task in model.config.tasks]
         clean: list[Setting] = [(task, rates, None, MATCHED) for task, rates in settings_of(model, tasks)]
         heard = [(task, rates) for task, rates, _, _ in clean if Modality.AUDIO in task.modalities]
         noisy: list[Setting] = [(task, rates, level, MATCHED) for level in levels for task, rates in heard]
@@ -117,8 +126,13 @@ class _Scorer:
         self.settings = clean + noisy + swapped
 
     def run(self, path: Path, name: str) -> list[Hypothesis]:
+        """Decode what ``path`` does not hold yet; at the end it holds all, in the order of clips and settings."""
         path.parent.mkdir(parents=True, exist_ok=True)
         known = {(h.id, h.task, h.rates, h.snr_db, h.condition): h for h in resume_hypotheses(path)}
+        references = {clip.id: clip.text for clip in self.clips}
+        for h in known.values():
+            if h.reference != references.get(h.id):
+                raise ValueError(f"{path} holds {h.id} as {h.reference!r}, the test set as {references.get(h.id)!r}")
         wanted = {clip.id: [s for s in self._settings(clip) if _key(clip, s) not in known] for clip in self.clips}
         todo = [index for index, clip in enumerate(self.clips) if wanted[clip.id]]
         if len(todo) < len(self.clips):
@@ -126,8 +140,10 @@ class _Scorer:
         with path.open("ab") as file:
             for batch in track(list(self._batches(todo)), f"decoding {name}"):
                 self._decode(batch, wanted, file, known)
-        order = {clip.id: index for index, clip in enumerate(self.clips)}
-        return sorted((h for h in known.values() if h.id in order), key=lambda h: order[h.id])
+        keys = [_key(clip, setting) for clip in self.clips for setting in self._settings(clip)]
+        ordered = {key: known[key] for key in keys if key in known} | known
+        write_hypotheses(path, ordered.values())
+        return list(ordered.values())
 
     def _settings(self, clip: Clip) -> list[Setting]:
         return [s for s in self.settings if set(s[0].modalities) <= set(clip.modalities)]
@@ -171,7 +187,8 @@ class _Scorer:
     def _read(self, index: int) -> tuple[Tensor | None, Tensor | None] | None:
         clip = self.clips[index]
         try:
-            return self.reader.waveform(clip), self.reader.video(clip)
+            waveform = self.reader.waveform(clip) if Modality.AUDIO in self.needed else None
+            return waveform, self.reader.video(clip) if Modality.VIDEO in self.needed else None
         except (OSError, ValueError) as error:
             log.warning("left out %s: %s", clip.id, error)
             self.failed[clip.id] = str(error)
@@ -182,7 +199,13 @@ class _Scorer:
         clip = self.clips[index]
         for step in range(1, len(self.clips)):
             other = self.clips[(index + step) % len(self.clips)]
-            if other.text != clip.text and (video := self.reader.video(other)) is not None:
+            if other.text == clip.text or other.video is None:
+                continue
+            try:
+                video = self.reader.video(other)
+            except (OSError, ValueError):
+                continue  # it is left out when its own turn comes
+            if video is not None:
                 held = video[-1:].expand(max(0, num_frames - len(video)), -1, -1)
                 return torch.cat([video, held])[:num_frames]
         raise ValueError(f"no other clip than {clip.id} has video of another text to swap in")
@@ -215,7 +238,9 @@ class _Encoded:
             assert waveform is not None
             if level is not None:
                 assert self.scorer.noise is not None
-                generator = example_generator(self.scorer.config.seed, 0, index)
+                # By the clip's name, so that the noise does not depend on what else is in the test set.
+                name = zlib.crc32(self.scorer.clips[index].id.encode())
+                generator = example_generator(self.scorer.config.seed, 0, name)
                 waveform = self.scorer.noise.mix(waveform, level, generator)
             rows.append(prepare_waveform(waveform, self.scorer.model.config.waveform))
         return rows
@@ -226,6 +251,26 @@ class _Encoded:
             assert video is not None
             rows.append(prepare_video(self.scorer.other_video(index, len(video)) if condition == SWAPPED else video))
         return rows
+
+
+def _complete(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Those of clips that were decoded in every setting, since paired differences need both sides of a clip."""
+    found: dict[str, set[tuple[Any, ...]]] = {}
+    for h in hypotheses:
+        found.setdefault(h.id, set()).add((h.task, h.rates, h.snr_db, h.condition))
+    every = set().union(*found.values())
+    return [h for h in hypotheses if found[h.id] == every]
+
+
+def _origin(config: EvaluateConfig) -> dict[str, str | None]:
+    """What hypotheses depend on besides the clips."""
+    noise = config.data.test_noise
+    return {
+        "checkpoint": checkpoint_sha256(config.checkpoint),
+        "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
+        "llm_dtype": config.llm_dtype or "as trained",
+        "noise": None if noise is None else f"{file_sha256(noise)} seed {config.seed}",
+    }
 
 
 def _key(clip: Clip, setting: Setting) -> tuple[Any, ...]:

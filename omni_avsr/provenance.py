@@ -1,12 +1,19 @@
-"""Where a result comes from: commit, date, command."""
+"""Where a result comes from: commit, date, command, and the files that it was made with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+
+from omni_avsr.files import write_atomically
+
+ORIGIN = "origin.json"
 
 
 def commit() -> str:
@@ -25,4 +32,29 @@ def today() -> str:
 
 def command_line() -> str:
     """The command that is running, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    # A subcommand stands in the program's name: "omni-avsr evaluate".
+    return shlex.join([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])
+
+
+def file_sha256(*paths: Path) -> str:
+    """Hex SHA-256 over the contents of files, in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def bind_results(folder: Path, origin: Mapping[str, str | None]) -> None:
+    """Note in ``folder`` what its results are made with, or check that it is what an earlier run noted there.
+
+    None stands for what this run does not use; it contradicts nothing.
+
+    Raises:
+        ValueError: the folder's results were made with something else.
+    """
+    path = folder / ORIGIN
+    before: dict[str, str | None] = json.loads(path.read_text()) if path.is_file() else {}
+    used = {name: value for name, value in origin.items() if value is not None}
+    if changed := [name for name, value in used.items() if before.get(name) not in (None, value)]:
+        raise ValueError(f"{folder} holds results of another {' and '.join(changed)}; give another folder or delete it")
+    write_atomically(path, json.dumps({**before, **used}, indent=2) + "\n")

@@ -100,11 +100,13 @@ class StageModule(L.LightningModule):
         return time.monotonic() - self.begun + (self.start.seconds if self.start else 0.0)
 
     def on_train_start(self) -> None:
-        sampler = self.trainer.train_dataloader.sampler
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, DataLoader)
+        sampler = loader.sampler
         if isinstance(sampler, PlanSampler) and sampler.rank != self.global_rank:
             raise ValueError(
-                f"process {self.global_rank} would train on the batches of process {sampler.rank}: processes must start "
-                "before the run, not inside of it; use trainer.strategy=ddp_find_unused_parameters_true or torchrun"
+                f"process {self.global_rank} would train on the batches of process {sampler.rank}: processes must "
+                "start before the run; use trainer.strategy=ddp_find_unused_parameters_true or torchrun"
             )
         if self.start is not None:
             self.trainer.precision_plugin.load_state_dict(self.start.precision)

@@ -34,7 +34,7 @@ class Transcriber:
     @property
     def default_rates(self) -> Rates:
         """The lowest trained rates: most tokens, best quality."""
-        return all_rates(self.model.config.compression)[0]
+        return min(all_rates(self.model.config.compression))
 
     @torch.no_grad()
     def transcribe(
@@ -54,9 +54,12 @@ class Transcriber:
             rates: (audio, video) compression; the lowest trained ones by default.
 
         Raises:
-            ValueError: the file cannot be read, lacks what the task needs, or a rate was not trained.
+            ValueError: the file cannot be read or lacks what the task needs, or the model was not trained for the task
+                or the rate.
         """
         task = Task(task)
+        if task not in self.model.config.tasks:
+            raise ValueError(f"this model is for {', '.join(self.model.config.tasks)}, not for {task}")
         pair = Rates(*rates) if isinstance(rates, tuple) else rates or self.default_rates
         self.model.config.compression.check(pair, task)
         inputs = {modality: self._read(Path(path), modality) for modality in task.modalities}

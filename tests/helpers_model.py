@@ -27,11 +27,11 @@ TEXTS = ("bin blue", "a", "set it")
 SIZE = 96
 
 
-def save_tiny_whisper(folder: Path) -> Path:
+def save_tiny_whisper(folder: Path, num_layers: int = 1) -> Path:
     """A random Whisper of width 16 with room for 0.6 s, as transformers saves it."""
     config = WhisperConfig(
         d_model=16,
-        encoder_layers=1,
+        encoder_layers=num_layers,
         decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
