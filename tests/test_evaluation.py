@@ -13,17 +13,18 @@ import torch
 from helpers_checkpoint import TRAINING, save_tiny_checkpoint, write_test_set
 from torch import Tensor
 
-from omni_avsr import evaluation
+from omni_avsr import evaluation, scorer
 from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.encoders.compact_audio import CompactAudioEncoder
-from omni_avsr.evaluation import SWAPPED, EvaluateConfig, evaluate
+from omni_avsr.evaluation import EvaluateConfig, evaluate
 from omni_avsr.features import prepare_video
 from omni_avsr.hypotheses import read_hypotheses
 from omni_avsr.media import read_audio, read_video
 from omni_avsr.metrics import MATCHED
 from omni_avsr.report import Report, read_report
+from omni_avsr.scorer import SWAPPED
 from omni_avsr.types import Clip, Features, Modality, Task
 
 SEEN = ("a1", "a2", "a3", "b1", "b2")
@@ -107,11 +108,11 @@ def scored(root: Path) -> tuple[Path, Report, Inputs, str]:
         records: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
-        evaluation.log.addHandler(handler)
-        evaluation.log.setLevel(logging.INFO)
+        logging.getLogger("omni_avsr").addHandler(handler)
+        logging.getLogger("omni_avsr").setLevel(logging.INFO)
         report = evaluate(config(root, root / "whole"))
-        evaluation.log.removeHandler(handler)
-        evaluation.log.setLevel(logging.NOTSET)
+        logging.getLogger("omni_avsr").removeHandler(handler)
+        logging.getLogger("omni_avsr").setLevel(logging.NOTSET)
     return root / "whole", report, inputs, "\n".join(records)
 
 
@@ -236,20 +237,20 @@ class Decoded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ids: list[str] = []
-        decode = evaluation.decode
+        decode = scorer.decode
 
         def recorded(model: Any, clips: Sequence[Clip], *arguments: Any) -> Any:
             self.ids += [clip.id for clip in clips]
             return decode(model, clips, *arguments)
 
-        monkeypatch.setattr(evaluation, "decode", recorded)
+        monkeypatch.setattr(scorer, "decode", recorded)
 
 
 @pytest.mark.usefixtures("_no_plots")
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     scored: Scored, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append, count = evaluation.append_hypothesis, itertools.count()
+    append, count = scorer.append_hypothesis, itertools.count()
 
     def interrupted(*arguments: Any) -> None:
         if next(count) == 80:
@@ -257,7 +258,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(
         append(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "append_hypothesis", interrupted)
+        patch.setattr(scorer, "append_hypothesis", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(config(root, tmp_path))
     path = tmp_path / "hypotheses-tiny.jsonl"

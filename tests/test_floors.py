@@ -15,9 +15,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
-    ("model", "build"),
-    ("objectives", "stages", "checkpoint", "resume", "decode"),
-    ("training", "run", "evaluation", "transcribe", "edge"),
+    ("model", "build", "stages"),
+    ("objectives", "checkpoint", "resume", "decode"),
+    ("training", "callbacks", "stage_data", "run", "evaluation", "scorer", "transcribe", "edge"),
     ("cli", "__init__"),
 )
 """Floor by floor, the parts of omni_avsr: a module, or a folder with all in it. ``__init__`` is the front door."""

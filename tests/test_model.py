@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omni_avsr.adapters import ROUTES
 from omni_avsr.config import PUBLISHED_TASK_WEIGHTS
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives import RecognitionObjective
+from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.stages import freeze_all_but, set_modes
 from omni_avsr.types import Batch, Features, Modality, Rates, StepOutput, Task
 

@@ -12,7 +12,10 @@ from torch import nn
 from omni_avsr.compression import draw_rates
 from omni_avsr.encoders.ctc import encode_text
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives import CTCObjective, Objective, ObjectiveOutput, RecognitionObjective, WordFrameTargets
+from omni_avsr.objectives.base import Objective, ObjectiveOutput
+from omni_avsr.objectives.ctc import CTCObjective
+from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.types import IGNORE_INDEX, Batch, Clip, Features, Modality, Rates, Task, Word
 
 WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}

@@ -15,7 +15,8 @@ from helpers_model import run_values, stage_tensors, stage_values, write_corpus
 
 from omni_avsr import run as run_module
 from omni_avsr.config import from_mapping
-from omni_avsr.objectives import CTCObjective, RecognitionObjective
+from omni_avsr.objectives.ctc import CTCObjective
+from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.run import RunConfig, run
 
 NUM_STEPS = 5

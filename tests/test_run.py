@@ -16,7 +16,8 @@ from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.config import from_mapping
 from omni_avsr.data.batching import ClipSize
 from omni_avsr.resume import ResumePoint
-from omni_avsr.run import RunConfig, run, whole_plans
+from omni_avsr.run import RunConfig, run
+from omni_avsr.stage_data import whole_plans
 from omni_avsr.types import Modality, Task
 
 STAGES = ("video_ctc", "audio_ctc", "projector", "joint")

@@ -13,12 +13,17 @@ from helpers_model import stage_values, tiny_batch, tiny_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from omni_avsr.callbacks import ResumeSaver
 from omni_avsr.config import from_mapping
 from omni_avsr.data.batching import BatchPlan, PlanSampler
-from omni_avsr.objectives import CTCObjective, Objective, RecognitionObjective, WordFrameTargets
+from omni_avsr.objectives.base import Objective
+from omni_avsr.objectives.ctc import CTCObjective
+from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.resume import ResumePoint
+from omni_avsr.stage_data import plan_loader
 from omni_avsr.stages import OptimizerConfig, StageConfig, freeze_all_but
-from omni_avsr.training import ResumeSaver, StageModule, plan_loader, schedule
+from omni_avsr.training import StageModule, schedule
 from omni_avsr.types import Batch, Modality, Task
 
 CLIPS = tiny_batch(frames=(6, 5, 9, 4, 7, 8, 5, 6), texts=("bin", "set it", "a", "lay", "one", "at", "red now", "b"))

@@ -1,0 +1,49 @@
+"""Objective settings -> objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from omni_avsr.config import ModelConfig, WhisperConfig
+from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
+from omni_avsr.objectives.base import Objective, encoder_of
+from omni_avsr.objectives.ctc import CTCObjective
+from omni_avsr.objectives.decoder import DecoderObjective
+from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.objectives.recognition import RecognitionObjective
+from omni_avsr.stages import (
+    CTCObjectiveConfig,
+    DecoderObjectiveConfig,
+    ObjectiveConfig,
+    RecognitionObjectiveConfig,
+)
+from omni_avsr.types import Clip
+from omni_avsr.weights import resolve
+
+
+def build_objective(
+    config: ObjectiveConfig, model_config: ModelConfig, model: nn.Module, clips: Sequence[Clip], longest: int, seed: int
+) -> Objective:
+    """Build the objective of a stage.
+
+    Args:
+        clips: training clips, whose words become the classes of frame targets.
+        longest: labels that a transcript may have.
+        seed: of the rates that are drawn.
+    """
+    match config:
+        case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
+            frames = None
+            if targets == "words":
+                dim = encoder_of(model, modality).output_dim
+                frames = WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
+            return CTCObjective(modality, frames, weight)
+        case DecoderObjectiveConfig(language=language):
+            whisper = model_config.audio_encoder
+            if not isinstance(whisper, WhisperConfig):
+                raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
+            return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
+        case RecognitionObjectiveConfig(task_weights=weights):
+            return RecognitionObjective(weights, seed, longest)

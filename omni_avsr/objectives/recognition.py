@@ -1,0 +1,52 @@
+"""Train through the LLM, all tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from omni_avsr.compression import all_rates, draw_rates
+from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.base import ObjectiveOutput
+from omni_avsr.types import Batch, Task
+
+
+class RecognitionObjective(nn.Module):
+    """All tasks through the LLM at one drawn pair of rates (Omni-AVSR 1.3, 1.4)."""
+
+    def __init__(self, task_weights: Mapping[Task, float], seed: int, max_new_tokens: int) -> None:
+        super().__init__()
+        self.task_weights, self.seed, self.max_new_tokens = task_weights, seed, max_new_tokens
+
+    def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
+        assert isinstance(model, OmniAVSR)
+        rates = draw_rates(model.config.compression, self.seed, batch.step)
+        # Divided by the stage's number of tasks, not by what this batch supports: the sum over the tasks is the loss.
+        share = {task: weight / len(self.task_weights) for task, weight in self.task_weights.items()}
+        weights = {task: weight for task, weight in share.items() if batch.supports(task)}
+        features = batch.features or model.encode(batch.inputs)
+        output = model.loss(features, batch.texts, rates, weights, batch.num_label_tokens)
+        # A task that this batch lacks counts zero, so that all ranks sum up the same figures.
+        nothing = torch.zeros_like(output.loss.detach())
+        figures = {f"{task}_loss": output.task_losses.get(task, nothing) for task in self.task_weights}
+        figures["loss"] = output.loss.detach()
+        return ObjectiveOutput(output.loss, figures, output.num_llm_tokens, output.num_padded_tokens)
+
+    def num_label_tokens(self, model: nn.Module, text: str) -> int:
+        assert isinstance(model, OmniAVSR)
+        return len(model.text.encode(text)) + 1
+
+    def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
+        """Greedy texts of every task at its lowest and its highest trained rates."""
+        assert isinstance(model, OmniAVSR)
+        features, rates = batch.features or model.encode(batch.inputs), all_rates(model.config.compression)
+        return {
+            f"{task}_{pair.label(task).replace(',', '_')}": model.generate(
+                features, task, pair, max_new_tokens=self.max_new_tokens
+            )
+            for task in self.task_weights
+            for pair in (rates[0], rates[-1])
+            if batch.supports(task)
+        }

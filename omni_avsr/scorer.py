@@ -1,0 +1,222 @@
+"""Decode a test set in every setting: tasks, rates, noise levels, swapped video; each encoder input once."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rich.progress import track
+from torch import Tensor
+
+from omni_avsr.config import STRICT, Positive
+from omni_avsr.data.dataset import FileReader, example_generator
+from omni_avsr.data.noise import NoiseSource
+from omni_avsr.decode import DecodeConfig, decode, settings_of
+from omni_avsr.features import prepare_video, prepare_waveform
+from omni_avsr.hypotheses import append_hypothesis, resume_hypotheses, write_hypotheses
+from omni_avsr.metrics import MATCHED
+from omni_avsr.model import OmniAVSR
+from omni_avsr.types import Clip, Features, Hypothesis, Modality, Rates, Task
+
+log = logging.getLogger(__name__)
+
+SWAPPED = "swapped video"
+"""The condition of clips that are shown with another clip's video."""
+
+Setting = tuple[Task, Rates, float | None, str]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScoringConfig:
+    """How test clips are decoded. ``seed`` places the noise; ``swap_video`` adds AVSR with another clip's video."""
+
+    swap_video: bool = False
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    batch_size: Positive = 8
+    seed: Annotated[int, Field(ge=0)] = 7
+
+
+class Scorer:
+    """Decodes one test set, batch by batch, each encoder input once."""
+
+    def __init__(
+        self,
+        model: OmniAVSR,
+        clips: Sequence[Clip],
+        tasks: Sequence[Task],
+        config: ScoringConfig,
+        noise: NoiseSource | None,
+        levels: Sequence[float],
+    ) -> None:
+        """levels: SNRs in dB that are scored beside clean speech, with pieces of ``noise``."""
+        self.model, self.clips, self.config, self.noise = model, clips, config, noise
+        self.reader = FileReader()
+        self.needed = {modality for task in tasks for modality in task.modalities}
+        self.failed: dict[str, str] = {}
+        clean: list[Setting] = [(task, rates, None, MATCHED) for task, rates in settings_of(model, tasks)]
+        heard = [(task, rates) for task, rates, _, _ in clean if Modality.AUDIO in task.modalities]
+        noisy: list[Setting] = [(task, rates, level, MATCHED) for level in levels for task, rates in heard]
+        swapped: list[Setting] = []
+        if config.swap_video:
+            conditions = [None, *levels]
+            swapped = [(t, r, level, SWAPPED) for level in conditions for t, r in heard if t is Task.AVSR]
+        self.settings = clean + noisy + swapped
+
+    def run(self, path: Path, name: str) -> list[Hypothesis]:
+        """Decode what ``path`` does not hold yet; at the end it holds all, in the order of clips and settings."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = {(h.id, h.task, h.rates, h.snr_db, h.condition): h for h in resume_hypotheses(path)}
+        references = {clip.id: clip.text for clip in self.clips}
+        for h in known.values():
+            if h.reference != references.get(h.id):
+                raise ValueError(f"{path} holds {h.id} as {h.reference!r}, the test set as {references.get(h.id)!r}")
+        wanted = {clip.id: [s for s in self._settings(clip) if _key(clip, s) not in known] for clip in self.clips}
+        todo = [index for index, clip in enumerate(self.clips) if wanted[clip.id]]
+        if len(todo) < len(self.clips):
+            log.info("%s: %d of %d clips are scored already", name, len(self.clips) - len(todo), len(self.clips))
+        with path.open("ab") as file:
+            for batch in track(list(self._batches(todo)), f"decoding {name}"):
+                self._decode_or_split(batch, wanted, file, known)
+        keys = [_key(clip, setting) for clip in self.clips for setting in self._settings(clip)]
+        ordered = {key: known[key] for key in keys if key in known} | known
+        write_hypotheses(path, ordered.values())
+        return list(ordered.values())
+
+    def _settings(self, clip: Clip) -> list[Setting]:
+        return [s for s in self.settings if set(s[0].modalities) <= set(clip.modalities)]
+
+    def _batches(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        """Clips of the same modalities and similar lengths together."""
+        ranked = sorted(indices, key=lambda index: (self.clips[index].modalities, -self.clips[index].seconds))
+        batch: list[int] = []
+        for index in ranked:
+            full = len(batch) == self.config.batch_size
+            if batch and (full or self.clips[batch[0]].modalities != self.clips[index].modalities):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _decode_or_split(
+        self,
+        indices: Sequence[int],
+        wanted: Mapping[str, Sequence[Setting]],
+        file: BinaryIO,
+        known: dict[tuple[Any, ...], Hypothesis],
+    ) -> None:
+        """Decode a batch; where a clip breaks it (too long for an encoder, say), decode one by one and leave it out."""
+        try:
+            self._decode(indices, wanted, file, known)
+        except ValueError as error:
+            if len(indices) == 1:
+                self._leave_out(self.clips[indices[0]], error)
+                return
+            for index in indices:
+                self._decode_or_split([index], wanted, file, known)
+
+    def _leave_out(self, clip: Clip, error: Exception) -> None:
+        log.warning("left out %s: %s", clip.id, error)
+        self.failed[clip.id] = str(error)
+
+    def _decode(
+        self,
+        indices: Sequence[int],
+        wanted: Mapping[str, Sequence[Setting]],
+        file: BinaryIO,
+        known: dict[tuple[Any, ...], Hypothesis],
+    ) -> None:
+        read = {index: values for index in indices if (values := self._read(index)) is not None}
+        if not read:
+            return
+        clips = [self.clips[index] for index in read]
+        settings = [s for s in self._settings(clips[0]) if any(s in wanted[clip.id] for clip in clips)]
+        audio, video = (list(values) for values in zip(*read.values(), strict=True))
+        encoded = EncodedBatch(self, list(read), audio, video)
+        for task, rates, level, condition in settings:
+            features = encoded.features(task, level, condition)
+            for hypothesis in decode(self.model, clips, features, task, rates, self.config.decode, level, condition):
+                key = (hypothesis.id, hypothesis.task, hypothesis.rates, level, condition)
+                if key not in known:
+                    known[key] = hypothesis
+                    append_hypothesis(file, hypothesis)
+        file.flush()
+
+    def _read(self, index: int) -> tuple[Tensor | None, Tensor | None] | None:
+        clip = self.clips[index]
+        try:
+            waveform = self.reader.waveform(clip) if Modality.AUDIO in self.needed else None
+            return waveform, self.reader.video(clip) if Modality.VIDEO in self.needed else None
+        except (OSError, ValueError) as error:
+            self._leave_out(clip, error)
+            return None
+
+    def other_video(self, index: int, num_frames: int) -> Tensor:
+        """Mouth crops of another clip with another text, cut or held to ``num_frames``."""
+        clip = self.clips[index]
+        for step in range(1, len(self.clips)):
+            other = self.clips[(index + step) % len(self.clips)]
+            if other.text == clip.text or other.video is None:
+                continue
+            try:
+                video = self.reader.video(other)
+            except (OSError, ValueError):
+                continue  # it is left out when its own turn comes
+            if video is not None:
+                held = video[-1:].expand(max(0, num_frames - len(video)), -1, -1)
+                return torch.cat([video, held])[:num_frames]
+        raise ValueError(f"no other clip than {clip.id} has video of another text to swap in")
+
+
+class EncodedBatch:
+    """Encoder features of one batch; each input is encoded when it is first asked for, and once."""
+
+    def __init__(
+        self, scorer: Scorer, indices: list[int], audio: list[Tensor | None], video: list[Tensor | None]
+    ) -> None:
+        self.scorer, self.indices, self.audio, self.video = scorer, indices, audio, video
+        self.done: dict[tuple[Modality, float | None, str], Features] = {}
+
+    def features(self, task: Task, level: float | None, condition: str) -> dict[Modality, Features]:
+        found = {}
+        for modality in task.modalities:
+            audio = modality is Modality.AUDIO
+            key = (modality, level if audio else None, MATCHED if audio else condition)
+            if key not in self.done:
+                rows = self._waveforms(level) if audio else self._videos(condition)
+                inputs = {modality: Features.pad(rows).to(self.scorer.model.device)}
+                self.done[key] = self.scorer.model.encode(inputs)[modality]
+            found[modality] = self.done[key]
+        return found
+
+    def _waveforms(self, level: float | None) -> list[Tensor]:
+        rows = []
+        for index, waveform in zip(self.indices, self.audio, strict=True):
+            assert waveform is not None
+            if level is not None:
+                assert self.scorer.noise is not None
+                # By the clip's name, so that the noise does not depend on what else is in the test set.
+                name = zlib.crc32(self.scorer.clips[index].id.encode())
+                generator = example_generator(self.scorer.config.seed, 0, name)
+                waveform = self.scorer.noise.mix(waveform, level, generator)
+            rows.append(prepare_waveform(waveform, self.scorer.model.config.waveform))
+        return rows
+
+    def _videos(self, condition: str) -> list[Tensor]:
+        rows = []
+        for index, video in zip(self.indices, self.video, strict=True):
+            assert video is not None
+            rows.append(prepare_video(self.scorer.other_video(index, len(video)) if condition == SWAPPED else video))
+        return rows
+
+
+def _key(clip: Clip, setting: Setting) -> tuple[Any, ...]:
+    task, rates, level, condition = setting
+    return (clip.id, task, rates.label(task), level, condition)

@@ -1,0 +1,122 @@
+"""What a stage reads: its clips, their sizes, and batches of them, encoded or not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import nn
+from torch.utils.data import DataLoader
+
+from omni_avsr.config import to_mapping
+from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
+from omni_avsr.data.cache import ClipCache, open_cache
+from omni_avsr.data.dataset import BatchDataset
+from omni_avsr.data.feature_store import FeatureDataset, open_feature_store
+from omni_avsr.features import VIDEO_FPS
+from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.base import Objective
+from omni_avsr.stages import StageConfig
+from omni_avsr.types import Clip, Task
+
+
+def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Clip], ClipCache]:
+    """The clips that could be decoded, and their cache; the others are logged with their reasons.
+
+    Raises:
+        ValueError: none could be decoded.
+    """
+    cache = open_cache(clips, root, lambda items: track(list(items), f"decoding {what}"))
+    decoded = [clip for clip in clips if clip in cache]
+    if not decoded:
+        raise ValueError(f"none of the {len(clips)} {what} could be decoded, such as {clips[0].id}: "
+                         f"{cache.failed[clips[0].id]}")  # fmt: skip
+    return decoded, cache
+
+
+def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that have what the objective of stage ``name`` reads.
+
+    Raises:
+        ValueError: none has.
+    """
+    tasks = stage.objective.tasks
+    usable = [clip for clip in clips if any(set(task.modalities) <= set(clip.modalities) for task in tasks)]
+    if not usable:
+        raise ValueError(f"stage {name} trains {', '.join(tasks)}, but none of {len(clips)} clips has what that reads")
+    return usable
+
+
+def stored_features(
+    root: Path, stage: StageConfig, model: OmniAVSR, chosen: set[str], train: BatchDataset, seed: int
+) -> FeatureDataset:
+    """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
+
+    Stages with the same encoders, clips and augmentation share one store below ``root``, named by its fingerprint.
+
+    Raises:
+        ValueError: the stage trains an encoder, as ``chosen`` shows.
+    """
+    if trained := [name for name in chosen if name.startswith("encoders.")]:
+        raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {sorted(trained)[0]}")
+    settings = [seed, stage.feature_variants, to_mapping(stage.augment), [clip.id for clip in train.clips]]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for value in model.encoders.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    store = open_feature_store(
+        root / digest.hexdigest()[:16],
+        BatchDataset(train.clips, train.reader, train.waveform, train.augmenter, seed),
+        stage.feature_variants,
+        torch.no_grad()(model.encode),
+        lambda indices: track(list(indices), "encoding training clips"),
+    )
+    return FeatureDataset(list(train.clips), store, seed)
+
+
+def clip_sizes(objective: Objective, model: nn.Module, clips: Sequence[Clip], longest: int) -> list[ClipSize]:
+    """What the batch planner needs to know of each clip.
+
+    Raises:
+        ValueError: a transcript is over ``longest`` labels; names the clip and what to do.
+    """
+    sizes = []
+    for clip in clips:
+        num_labels = objective.num_label_tokens(model, clip.text)
+        if not 0 < num_labels <= longest:
+            raise ValueError(
+                f"the transcript of {clip.id} has {num_labels} labels, allowed are 1 to max_label_tokens={longest}; "
+                "raise the limit, or cut or drop the clip"
+            )
+        # Audio counts in video frames of 40 ms, so that one budget serves both.
+        sizes.append(ClipSize(max(clip.num_frames, math.ceil(clip.seconds * VIDEO_FPS)), num_labels, clip.modalities))
+    return sizes
+
+
+def whole_plans(sizes: Sequence[ClipSize], max_clips: int) -> list[BatchPlan]:
+    """Plans that go through all clips once, each its own global batch of the same modalities, for validation."""
+    groups: list[list[int]] = []
+    for modalities in sorted({size.modalities for size in sizes}):
+        indices = [index for index, size in enumerate(sizes) if size.modalities == modalities]
+        groups += [indices[start : start + max_clips] for start in range(0, len(indices), max_clips)]
+    return [
+        BatchPlan(tuple(group), step, {task: sum(sizes[i].label_tokens for i in group) for task in Task}, len(group))
+        for step, group in enumerate(groups)
+    ]
+
+
+def plan_loader(dataset: Any, sampler: Sequence[BatchPlan] | PlanSampler, num_workers: int) -> DataLoader:
+    """A loader whose dataset turns each plan into a finished batch."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=False,
+        multiprocessing_context="spawn" if num_workers else None,
+    )
