@@ -57,4 +57,5 @@ def bind_results(folder: Path, origin: Mapping[str, str | None]) -> None:
     used = {name: value for name, value in origin.items() if value is not None}
     if changed := [name for name, value in used.items() if before.get(name) not in (None, value)]:
         raise ValueError(f"{folder} holds results of another {' and '.join(changed)}; give another folder or delete it")
-    write_atomically(path, json.dumps({**before, **used}, indent=2) + "\n")
+    if {**before, **used} != before:
+        write_atomically(path, json.dumps({**before, **used}, indent=2) + "\n")

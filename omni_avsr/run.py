@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from omni_avsr.data.noise import NoiseSource
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.build import build_objective
-from omni_avsr.provenance import commit, today
+from omni_avsr.provenance import bind_results, commit, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stage_data import cached_clips, clip_sizes, plan_loader, stored_features, usable_clips, whole_plans
 from omni_avsr.stages import (
@@ -79,7 +80,8 @@ def run(config: RunConfig) -> Path:
     """Train every stage that is not finished yet; returns the run folder.
 
     Raises:
-        ValueError: what any of these stages cannot use, be it a setting, a file or a clip, before the first one starts.
+        ValueError: what any of these stages cannot use, be it a setting, a file or a clip, before the first one starts;
+            or the output folder holds stages that were trained with other settings.
     """
     cache_root = config.data.cache or cache_folder() / "clips"
     train, train_cache = cached_clips(config.data.read_split("train"), cache_root, "training clips")
@@ -93,6 +95,7 @@ def run(config: RunConfig) -> Path:
         _check_stage(config, name, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
+        bind_results(folder, _origin(config, stage, train))
         if name not in unfinished:
             log.info("stage %s is finished: %s", name, folder)
             continue
@@ -121,6 +124,17 @@ def _check_stage(config: RunConfig, name: str, train: Sequence[Clip], validation
     )
     for clips in (train, validation):
         clip_sizes(objective, model, usable_clips(name, stage, clips), config.max_label_tokens)
+
+
+def _origin(config: RunConfig, stage: StageConfig, train: Sequence[Clip]) -> dict[str, str | None]:
+    """What a stage's weights depend on, so that another run (of a sweep, say) does not take them for its own."""
+    parts = {
+        "model": to_mapping(config.model),
+        "stage settings": to_mapping(stage),
+        "seed": config.seed,
+        "training clips": [(clip.id, clip.text) for clip in train],
+    }
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
 @rank_zero_only

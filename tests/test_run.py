@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def test_a_second_call_does_nothing(finished: RunConfig, monkeypatch: pytest.Mon
     before = files(finished.output)
     run(finished)
     assert files(finished.output) == before
+
+
+def test_stages_of_other_settings_are_not_taken_for_this_runs(finished: RunConfig) -> None:
+    other = replace(finished.model.adapters, rank=finished.model.adapters.rank + 1)
+    with pytest.raises(ValueError, match="holds results of another model"):
+        run(replace(finished, model=replace(finished.model, adapters=other)))
+    with pytest.raises(ValueError, match="holds results of another seed"):
+        run(replace(finished, seed=finished.seed + 1))
 
 
 def test_a_stage_that_is_added_is_trained_and_goes_into_the_checkpoint(folder: Path) -> None:
