@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from omni_avsr.plots import plot_learning_curve, read_curves
 from omni_avsr.resume import ResumePoint, trained_state
 from omni_avsr.training import Meter, StageModule
 
@@ -41,6 +42,10 @@ class ResumeSaver(L.Callback):
                 ResumePoint(pl_module.step, trained, optimizer, precision, pl_module.seconds).save(self.path)
 
 
+SPEEDS = ("lr", "clips_per_second", "tokens_per_second", "padding")
+"""What a progress line tells beside the objective's own figures."""
+
+
 class Progress(L.Callback):
     """Logs the step, its figures, clips and tokens per second, the share of padding and the time left."""
 
@@ -61,12 +66,9 @@ class Progress(L.Callback):
         # Each rank holds its share of the global batch's mean.
         total = {name: trainer.strategy.reduce(value, reduce_op="sum") for name, value in meter.figures.items()}
         figures = {name: float(value) / steps for name, value in total.items()}
-        figures |= {
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "clips_per_second": meter.clips / seconds,
-            "tokens_per_second": meter.tokens / seconds,
-            "padding": 1 - meter.tokens / meter.padded_tokens,
-        }
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        padding = 1 - meter.tokens / meter.padded_tokens
+        figures |= dict(zip(SPEEDS, (lr, meter.clips / seconds, meter.tokens / seconds, padding), strict=True))
         pl_module.log_figures({f"train/{name}": value for name, value in figures.items()})
         assert trainer.max_steps is not None
         left = (trainer.max_steps - trainer.global_step) * seconds / steps
@@ -97,3 +99,14 @@ def build_loggers(names: Sequence[LoggerName], folder: Path, step: int) -> list[
             case "wandb":
                 built.append(WandbLogger(name=f"{folder.parents[1].name}-{folder.name}", save_dir=folder))
     return built
+
+
+def plot_stage(folder: Path) -> None:
+    """Draw what the CSV logger wrote of a stage, over all its sessions, into ``learning-curve.png``."""
+    records = read_curves(sorted(folder.glob("csv/*/metrics.csv"), key=lambda path: path.stat().st_mtime))
+    names = sorted({name for record in records for name in record})
+    losses = [name for name in names if name.startswith("train/") and name.removeprefix("train/") not in SPEEDS]
+    error_rates = [name for name in names if name.endswith("_wer")]
+    if losses:
+        path, title = folder / "learning-curve.png", folder.name
+        plot_learning_curve(path, records, losses=losses, error_rates=error_rates, title=title)

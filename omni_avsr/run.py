@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from omni_avsr.build import build_encoders, build_model
-from omni_avsr.callbacks import LoggerName, Progress, ResumeSaver, build_loggers
+from omni_avsr.callbacks import LoggerName, Progress, ResumeSaver, build_loggers, plot_stage
 from omni_avsr.checkpoint import TRAINED, read_info, save_checkpoint, save_tensors
 from omni_avsr.config import STRICT, ModelConfig, Positive, to_mapping
 from omni_avsr.data.augment import Augmenter
@@ -208,13 +209,18 @@ def run_stage(
     sampler.start_step = done
     plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
     # With no steps left too: it brings the processes of a distributed run together.
-    trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
+    with warnings.catch_warnings():
+        # Frozen parts are in evaluation mode because they should be.
+        warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
+        trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
     )  # fmt: skip
     if trainer.is_global_zero:
         write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
+        if "csv" in config.loggers:
+            plot_stage(folder)
         save_tensors(folder / TRAINED, trained_state(model))
     trainer.strategy.barrier()  # no rank may look for these files before they are there
 
