@@ -228,7 +228,7 @@ def run_stage(
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
     """The parts that the stage needs: an encoder stage never loads the LLM."""
     if isinstance(stage.objective, CTCObjectiveConfig):
-        return build_encoders(config.model, seed, (stage.objective.modality,))
+        return build_encoders(config.model, seed, stage.objective.modalities)
     if isinstance(stage.objective, DecoderObjectiveConfig):
         return build_encoders(config.model, seed, (Modality.AUDIO,))
     model = build_model(config.model, seed)

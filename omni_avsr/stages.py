@@ -21,16 +21,29 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True, config=STRICT)
 class CTCObjectiveConfig:
-    """Train one encoder alone by CTC on characters; ``frame_targets`` words adds the aligned word of every frame."""
+    """Train one encoder alone by CTC on characters, with a target for every frame beside it.
+
+    ``frame_targets`` words: the aligned word, for corpora with word times. audio_ctc, for the video encoder: what the
+    frozen audio encoder's CTC head, trained in an earlier stage, says at that time; it needs no alignment.
+    """
 
     modality: Modality
     kind: Literal["ctc"] = "ctc"
-    frame_targets: Literal["none", "words"] = "none"
+    frame_targets: Literal["none", "words", "audio_ctc"] = "none"
     frame_weight: NonNegative = 1.0
+
+    def __post_init__(self) -> None:
+        if self.frame_targets == "audio_ctc" and self.modality is Modality.AUDIO:
+            raise ValueError("frame_targets audio_ctc teaches the video encoder; the audio encoder cannot teach itself")
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The encoders that the objective runs."""
+        return (Modality.AUDIO, Modality.VIDEO) if self.frame_targets == "audio_ctc" else (self.modality,)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        return (Task.ASR if self.modality is Modality.AUDIO else Task.VSR,)
+        return tuple(task for task in Task if task.modalities == self.modalities)
 
 
 @dataclass(frozen=True, config=STRICT)

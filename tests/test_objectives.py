@@ -14,9 +14,10 @@ from omni_avsr.encoders.ctc import encode_text
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
 from omni_avsr.objectives.ctc import CTCObjective
-from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
-from omni_avsr.types import IGNORE_INDEX, Batch, Clip, Features, Modality, Rates, Task, Word
+from omni_avsr.stages import CTCObjectiveConfig
+from omni_avsr.types import IGNORE_INDEX, Batch, Features, Modality, Rates, Task, Word
 
 WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}
 VOCABULARY = ["bin", "blue"]
@@ -121,7 +122,7 @@ def test_frame_targets_add_their_weighted_mean_over_clips(model: OmniAVSR, batch
     assert output.loss.item() == pytest.approx(float(output.figures["ctc"] + 0.5 * output.figures["frame"]), rel=1e-6)
     features = model.encoders["video"](batch.inputs[Modality.VIDEO])
     assert objective.frames is not None
-    per_clip = objective.frames.loss(batch.clips, features, 25.0)
+    per_clip = objective.frames.loss(model, batch, features, objective.modality)
     assert float(output.figures["frame"]) == pytest.approx(float(per_clip.mean()), rel=1e-6)
 
 
@@ -141,12 +142,12 @@ def test_frame_targets_follow_the_frame_rate(batch: Batch) -> None:
     assert frame_targets().targets(batch.clips[1:2], features, 50.0).tolist() == [[2, 2, 2, 2, 2, 0, 0, 0]]
 
 
-def test_a_clip_without_word_times_is_not_scored(batch: Batch) -> None:
+def test_a_clip_without_word_times_is_not_scored(model: OmniAVSR, batch: Batch) -> None:
     clips = (replace(batch.clips[0], words=()),)
     features = Features(torch.randn(1, 9, 16), torch.tensor([9]))
     targets = frame_targets()
     assert targets.targets(clips, features, 25.0).eq(IGNORE_INDEX).all()
-    assert targets.loss(clips, features, 25.0).tolist() == [0.0]
+    assert targets.loss(model, Batch(clips, {}), features, Modality.VIDEO).tolist() == [0.0]
 
 
 def test_the_vocabulary_is_ranked_by_frequency_then_alphabet(batch: Batch) -> None:
@@ -224,11 +225,54 @@ def test_validation_reads_every_supported_task_at_its_lowest_and_highest_rates(m
     assert list(objective.transcribe(model, audio_only)) == ["asr_1", "asr_3"]
 
 
-def test_a_clip_keeps_its_targets_with_longer_ones_beside_it(batch: Batch) -> None:
+def test_a_clip_keeps_its_targets_with_longer_ones_beside_it(model: OmniAVSR, batch: Batch) -> None:
     torch.manual_seed(1)
     targets, values = frame_targets(), torch.randn(3, 9, 16)
-    together = targets.loss(batch.clips, Features(values, torch.tensor([9, 4, 7])), 25.0)
+    together = targets.loss(model, batch, Features(values, torch.tensor([9, 4, 7])), Modality.VIDEO)
     for row, length in enumerate((9, 4, 7)):
-        clip: tuple[Clip, ...] = batch.clips[row : row + 1]
-        alone = targets.loss(clip, Features(values[row : row + 1, :length], torch.tensor([length])), 25.0)
+        features = Features(values[row : row + 1, :length], torch.tensor([length]))
+        alone = targets.loss(model, Batch(batch.clips[row : row + 1], {}), features, Modality.VIDEO)
         torch.testing.assert_close(alone[0], together[row])
+
+
+def test_audio_targets_are_the_mean_posteriors_of_the_audio_frames_in_each_video_frame(
+    model: OmniAVSR, batch: Batch
+) -> None:
+    video = model.encoders["video"](batch.inputs[Modality.VIDEO])
+    targets = AudioCTCFrameTargets.targets(model, batch, video, Modality.VIDEO)
+    audio = model.encoders["audio"]
+    posteriors = audio.ctc(audio(batch.inputs[Modality.AUDIO])).values.exp()
+    assert targets.shape == (*video.values.shape[:2], posteriors.shape[2])
+    torch.testing.assert_close(targets[0, 1], posteriors[0, 2:4].mean(0))
+    torch.testing.assert_close(targets.sum(-1), torch.ones(targets.shape[:2]))
+
+
+def test_audio_targets_teach_the_video_encoder_and_not_the_audio_encoder(model: OmniAVSR, batch: Batch) -> None:
+    objective = CTCObjective(Modality.VIDEO, AudioCTCFrameTargets(16), 1.0)
+    model.requires_grad_(True)
+    model.zero_grad()
+    batch = with_totals(objective, model, batch)
+    output = objective(model, batch)
+    output.loss.backward()
+    assert all(parameter.grad is None for parameter in model.encoders["audio"].parameters())
+    assert model.encoders["video"].encoder.stem[0].weight.grad.abs().max() > 0
+    model.requires_grad_(False)
+    features = model.encoders["video"](batch.inputs[Modality.VIDEO])
+    assert objective.frames is not None
+    per_clip = objective.frames.loss(model, batch, features, Modality.VIDEO)
+    for row in range(len(batch)):
+        alone = Batch(
+            batch.clips[row : row + 1],
+            {
+                modality: Features(part.values[row : row + 1, : part.lengths[row]], part.lengths[row : row + 1])
+                for modality, part in batch.inputs.items()
+            },
+        )
+        single = model.encoders["video"](alone.inputs[Modality.VIDEO])
+        found = objective.frames.loss(model, alone, single, Modality.VIDEO)
+        torch.testing.assert_close(found[0], per_clip[row], rtol=1e-4, atol=1e-5)
+
+
+def test_the_audio_encoder_cannot_be_its_own_teacher() -> None:
+    with pytest.raises(ValueError, match="cannot teach itself"):
+        CTCObjectiveConfig(Modality.AUDIO, frame_targets="audio_ctc")

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from omni_avsr.encoders.build import SpeechEncoder
+from omni_avsr.encoders.ctc import CTCHead
 from omni_avsr.types import Batch, Modality
 
 
@@ -47,3 +48,11 @@ def encoder_of(model: nn.Module, modality: Modality) -> SpeechEncoder:
     encoder = model.get_submodule(f"encoders.{modality}")
     assert isinstance(encoder, SpeechEncoder)
     return encoder
+
+
+def ctc_parts(model: nn.Module, modality: Modality) -> tuple[SpeechEncoder, CTCHead]:
+    """An encoder and its CTC head. ValueError when it carries none."""
+    encoder = encoder_of(model, modality)
+    if encoder.ctc is None:
+        raise ValueError(f"the {modality} encoder carries no CTC head; set its ctc to true")
+    return encoder, encoder.ctc

@@ -11,7 +11,7 @@ from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.objectives.base import Objective, encoder_of
 from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.decoder import DecoderObjective
-from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, FrameTargets, WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.stages import (
     CTCObjectiveConfig,
@@ -35,10 +35,12 @@ def build_objective(
     """
     match config:
         case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
-            frames = None
+            dim = encoder_of(model, modality).output_dim
+            frames: FrameTargets | None = None
             if targets == "words":
-                dim = encoder_of(model, modality).output_dim
                 frames = WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
+            elif targets == "audio_ctc":
+                frames = AudioCTCFrameTargets(dim)
             return CTCObjective(modality, frames, weight)
         case DecoderObjectiveConfig(language=language):
             whisper = model_config.audio_encoder

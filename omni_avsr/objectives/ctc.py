@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from omni_avsr.encoders.build import SpeechEncoder
-from omni_avsr.encoders.ctc import CTCHead, encode_text
-from omni_avsr.objectives.base import ObjectiveOutput, encoder_of
-from omni_avsr.objectives.frame_targets import WordFrameTargets
+from omni_avsr.encoders.ctc import encode_text
+from omni_avsr.objectives.base import ObjectiveOutput, ctc_parts
+from omni_avsr.objectives.frame_targets import FrameTargets
 from omni_avsr.types import Batch, Modality, Task
 
 TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
@@ -17,18 +16,18 @@ TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
 class CTCObjective(nn.Module):
     """CTC on characters for one encoder, in nats per character, with optional frame targets beside it."""
 
-    def __init__(self, modality: Modality, frames: WordFrameTargets | None, frame_weight: float) -> None:
+    def __init__(self, modality: Modality, frames: FrameTargets | None, frame_weight: float) -> None:
         super().__init__()
         self.modality, self.frames, self.frame_weight = modality, frames, frame_weight
 
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
-        encoder, head = self._parts(model)
+        encoder, head = ctc_parts(model, self.modality)
         features = encoder(batch.inputs[self.modality])
         ctc = head.loss(features, batch.texts).sum() / batch.num_label_tokens[TASK_OF[self.modality]]
         figures = {"ctc": ctc.detach()}
         loss = ctc
         if self.frames is not None:
-            frame = self.frames.loss(batch.clips, features, encoder.frame_rate).sum() / batch.num_clips
+            frame = self.frames.loss(model, batch, features, self.modality).sum() / batch.num_clips
             figures["frame"] = frame.detach()
             loss = loss + self.frame_weight * frame
         return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel())
@@ -37,11 +36,5 @@ class CTCObjective(nn.Module):
         return len(encode_text(text))
 
     def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
-        encoder, head = self._parts(model)
+        encoder, head = ctc_parts(model, self.modality)
         return {f"{self.modality}_ctc": head.transcribe(encoder(batch.inputs[self.modality]))}
-
-    def _parts(self, model: nn.Module) -> tuple[SpeechEncoder, CTCHead]:
-        encoder = encoder_of(model, self.modality)
-        if encoder.ctc is None:
-            raise ValueError(f"the {self.modality} encoder carries no CTC head; set its ctc to true")
-        return encoder, encoder.ctc

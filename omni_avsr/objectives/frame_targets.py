@@ -1,17 +1,28 @@
-"""Targets for every frame, beside a sequence loss: the word that is spoken there."""
+"""Targets for every frame, beside a sequence loss: the word that is spoken there, or what the audio says."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omni_avsr.types import IGNORE_INDEX, Clip, Features
+from omni_avsr.encoders.ctc import ALPHABET
+from omni_avsr.objectives.base import ctc_parts, encoder_of
+from omni_avsr.types import IGNORE_INDEX, Batch, Clip, Features, Modality
 
 MAX_FRAME_WORDS = 1000
+
+
+class FrameTargets(Protocol):
+    """An ``nn.Module`` with a head of its own on the frames of the encoder that is trained."""
+
+    def loss(self, model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
+        """Mean loss over the scored frames of each clip [B]; ``features`` are those of ``modality``'s encoder."""
+        ...
 
 
 class WordFrameTargets(nn.Module):
@@ -52,9 +63,43 @@ class WordFrameTargets(nn.Module):
                 targets[row, :length][inside] = self.ids.get(word.text, IGNORE_INDEX)
         return targets.to(features.values.device)
 
-    def loss(self, clips: Sequence[Clip], features: Features, frame_rate: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
         """Mean cross entropy over the scored frames of each clip [B]."""
-        targets = self.targets(clips, features, frame_rate)
+        targets = self.targets(batch.clips, features, encoder_of(model, modality).frame_rate)
         logits = self.linear(features.values).float()
         losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none")
         return losses.sum(1) / (targets != IGNORE_INDEX).sum(1).clamp(min=1)
+
+
+class AudioCTCFrameTargets(nn.Module):
+    """Predicts in each video frame the character posteriors that the audio encoder's CTC head gives at that time."""
+
+    def __init__(self, encoder_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(encoder_dim, len(ALPHABET) + 1)
+
+    def loss(self, model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
+        """Mean divergence from the audio's posteriors over the frames of each clip [B], in nats."""
+        targets = self.targets(model, batch, features, modality)
+        log_probs = F.log_softmax(self.linear(features.values).float(), dim=-1)
+        divergence = F.kl_div(log_probs, targets, reduction="none").sum(-1).masked_fill(~features.mask(), 0.0)
+        return divergence.sum(1) / features.lengths
+
+    @staticmethod
+    @torch.no_grad()
+    def targets(model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
+        """[B, T, characters + 1] probabilities: the teacher's, averaged over the time of each frame.
+
+        Raises:
+            ValueError: the audio encoder's frame rate is no multiple of the trained encoder's.
+        """
+        audio, head = ctc_parts(model, Modality.AUDIO)
+        ratio = audio.frame_rate / encoder_of(model, modality).frame_rate
+        if ratio != int(ratio):
+            raise ValueError(f"audio_ctc needs a whole number of audio frames per {modality} frame, not {ratio:g}")
+        probabilities = head(audio(batch.inputs[Modality.AUDIO])).values.exp()
+        time = features.values.shape[1]
+        # The streams may differ by a frame at the end, where the last audio frame stands in.
+        places = torch.arange(time * int(ratio), device=probabilities.device)
+        held = probabilities[:, places.clamp(max=probabilities.shape[1] - 1)]
+        return held.unflatten(1, (time, int(ratio))).mean(2)
