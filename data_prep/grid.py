@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from data_prep.sources import SourceClip, plain_text, read_table
+from data_prep.sources import SourceClip, read_table
+from omni_avsr.normalize import normalize_label
 from omni_avsr.types import Word
 
 _UNITS_PER_SECOND = 25_000
@@ -64,7 +65,7 @@ def _source_clip(folder: Path, clip: PurePosixPath, split: str) -> SourceClip:
     return SourceClip(
         id=clip.with_suffix("").as_posix(),
         media=folder / clip,
-        text=plain_text(" ".join(word.text for word in words)),
+        text=normalize_label(" ".join(word.text for word in words)),
         split=split,
         speaker=clip.parts[0] if len(clip.parts) > 1 else None,
         words=words,

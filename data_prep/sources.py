@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from omni_avsr.normalize import normalize_label
 from omni_avsr.types import Word
 
 
@@ -40,7 +41,7 @@ def read_folder(folder: Path, table: str = "transcripts.tsv", split: str = "test
             SourceClip(
                 id=PurePosixPath(row["file"]).with_suffix("").as_posix(),
                 media=folder / row["file"],
-                text=plain_text(row["text"]),
+                text=normalize_label(row["text"]),
                 split=row.get("split") or split,
                 speaker=row.get("speaker") or None,
             )
@@ -66,8 +67,3 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str
                 raise ValueError(f"{path}:{reader.line_num}: {len(cells)} cells under {len(header)} columns")
             rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
     return rows
-
-
-def plain_text(text: str) -> str:
-    """Lower case, single blanks."""
-    return " ".join(text.lower().split())

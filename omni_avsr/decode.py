@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from omni_avsr.config import STRICT
+from omni_avsr.config import STRICT, Positive
 from omni_avsr.model import OmniAVSR
-from omni_avsr.types import Clip, Features, Hypothesis, Modality, Rates, Task
-
-Count = Annotated[int, Field(gt=0)]
+from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates, Task
 
 
 @dataclass(frozen=True, config=STRICT)
 class DecodeConfig:
     """Greedy with one beam; deterministic always. The paper uses 15 beams and 32 tokens (1.7)."""
 
-    num_beams: Count = 1
-    max_new_tokens: Count = 32
+    num_beams: Positive = 1
+    max_new_tokens: Positive = 32
 
 
 def settings_of(model: OmniAVSR, tasks: Sequence[Task]) -> list[tuple[Task, Rates]]:
@@ -43,7 +39,7 @@ def decode(
     rates: Rates,
     config: DecodeConfig,
     snr_db: float | None = None,
-    condition: str = "matched",
+    condition: str = MATCHED,
 ) -> list[Hypothesis]:
     """Transcribe encoded clips for one task at one pair of rates."""
     texts = model.generate(features, task, rates, config.num_beams, config.max_new_tokens)

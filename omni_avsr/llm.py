@@ -23,6 +23,8 @@ from omni_avsr.weights import Weights, cache_folder, check_sha256, resolve
 
 logger = logging.getLogger(__name__)
 
+# Families that cap or scale logits behind the output matrix (Gemma 2, Granite, Cohere).
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 # Part of the cache key: another way of converting must not find the files of this one.
 _GGUF_FORMAT = 1
 
@@ -75,6 +77,8 @@ def load_llm(reference: str, dtype: torch.dtype = torch.float32, sha256: str | N
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.requires_grad_(False).eval()
+    if changed := [name for name in _LOGIT_CHANGES if model.config.to_dict().get(name) not in (None, 1, 1.0)]:
+        raise ValueError(f"LLM {reference!r} changes its logits by {', '.join(changed)}, which training leaves out")
 
     embeddings = model.get_input_embeddings().weight
     assert isinstance(embeddings, Tensor)

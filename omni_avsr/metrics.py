@@ -9,10 +9,7 @@ import numpy as np
 
 from omni_avsr.bootstrap import NUM_RESAMPLES, Difference, Interval, bootstrap_interval, paired_difference
 from omni_avsr.error_counts import ClipCounts, ErrorCounts, cer, count_errors, total, wer
-from omni_avsr.types import Hypothesis, Task
-
-MATCHED = "matched"
-"""The condition of clips whose audio and video belong together; it is what other conditions are compared with."""
+from omni_avsr.types import MATCHED, Hypothesis, Task
 
 
 @dataclass(frozen=True)

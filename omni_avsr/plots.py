@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +17,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from omni_avsr.files import replacing
-from omni_avsr.metrics import MATCHED, Score, Setting
-from omni_avsr.types import Modality, Task
+from omni_avsr.metrics import Score, Setting
+from omni_avsr.types import MATCHED, Modality, Task
 
 # Okabe and Ito's palette, which stays distinct under colour blindness; markers and dashes tell the rates apart too.
 _COLORS = {
@@ -106,18 +107,19 @@ def plot_wer_against_snr(path: Path, scores: Iterable[Score], *, condition: str 
 def read_curves(paths: Iterable[Path]) -> list[dict[str, float]]:
     """Rows of Lightning's CSV logs without their empty cells; of a step logged twice (a resume), the later one counts.
 
-    ValueError if a file has no ``step`` column or a cell is not a number.
+    A last line that a kill tore is left out. ValueError if a file has no ``step`` column or a cell is not a number.
     """
     rows: dict[int, dict[str, float]] = {}
     for path in paths:
-        with path.open(newline="") as file:
-            for number, cells in enumerate(csv.DictReader(file), start=2):
-                try:
-                    row = {key: float(value) for key, value in cells.items() if value}
-                    step = int(row["step"])
-                except (KeyError, ValueError) as error:
-                    raise ValueError(f"{path}:{number}: not a row of a log with a step: {cells}") from error
-                rows.setdefault(step, {}).update(row)
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        for number, cells in enumerate(csv.DictReader(io.StringIO(whole)), start=2):
+            try:
+                row = {key: float(value) for key, value in cells.items() if value}
+                step = int(row["step"])
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"{path}:{number}: not a row of a log with a step: {cells}") from error
+            rows.setdefault(step, {}).update(row)
     return [rows[step] for step in sorted(rows)]
 
 

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from omni_avsr.bootstrap import Interval
 from omni_avsr.files import write_atomically
-from omni_avsr.metrics import MATCHED, Comparison, Score, Setting
+from omni_avsr.metrics import Comparison, Score, Setting
 from omni_avsr.normalize import NORMALIZER_VERSION
+from omni_avsr.types import MATCHED
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,17 @@ from omni_avsr.data.noise import NoiseSource
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.build import build_objective
-from omni_avsr.provenance import bind_results, commit, today
+from omni_avsr.provenance import bind_results, commit, file_sha256, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
-from omni_avsr.stage_data import cached_clips, clip_sizes, plan_loader, stored_features, usable_clips, whole_plans
+from omni_avsr.stage_data import (
+    cached_clips,
+    check_encoders_are_frozen,
+    clip_sizes,
+    plan_loader,
+    stored_features,
+    usable_clips,
+    whole_plans,
+)
 from omni_avsr.stages import (
     CTCObjectiveConfig,
     DecoderObjectiveConfig,
@@ -96,12 +104,13 @@ def run(config: RunConfig) -> Path:
         _check_stage(config, name, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
-        bind_results(folder, _origin(config, stage, train))
+        bind_results(folder, _origin(config, stage, train, folders[:number]))
         if name not in unfinished:
             log.info("stage %s is finished: %s", name, folder)
             continue
         seed = config.seed * 1_009 + number
-        model = _build(config, stage, seed)
+        # One seed builds all stages and the checkpoint, so that what no stage trains is the same everywhere.
+        model = _build(config, stage, config.seed)
         for previous in folders[:number]:
             state = load_file(previous / TRAINED)
             own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
@@ -119,7 +128,9 @@ def _check_stage(config: RunConfig, name: str, train: Sequence[Clip], validation
     """Raise for whatever the stage would raise for at its start, without training it."""
     stage = config.stages[name]
     model = _build(config, stage, config.seed)
-    freeze_all_but(model, stage.trainable)
+    chosen = freeze_all_but(model, stage.trainable)
+    if stage.feature_variants:
+        check_encoders_are_frozen(chosen)
     objective = build_objective(
         stage.objective, config.model, model, usable_clips(name, stage, train), config.max_label_tokens, config.seed
     )
@@ -127,13 +138,17 @@ def _check_stage(config: RunConfig, name: str, train: Sequence[Clip], validation
         clip_sizes(objective, model, usable_clips(name, stage, clips), config.max_label_tokens)
 
 
-def _origin(config: RunConfig, stage: StageConfig, train: Sequence[Clip]) -> dict[str, str | None]:
+def _origin(
+    config: RunConfig, stage: StageConfig, train: Sequence[Clip], earlier: Sequence[Path]
+) -> dict[str, str | None]:
     """What a stage's weights depend on, so that another run (of a sweep, say) does not take them for its own."""
     parts = {
         "model": to_mapping(config.model),
         "stage settings": to_mapping(stage),
         "seed": config.seed,
         "training clips": [(clip.id, clip.text) for clip in train],
+        "noise": file_sha256(config.data.noise) if config.data.noise and stage.augment else None,
+        "earlier stages": [file_sha256(folder / TRAINED) for folder in earlier],
     }
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
@@ -203,9 +218,11 @@ def run_stage(
     data: Dataset[Batch] = train
     if stage.feature_variants:
         assert isinstance(model, OmniAVSR)
-        data = stored_features(config.output / "features", stage, model, chosen, train, config.seed)
+        check_encoders_are_frozen(chosen)
+        model.to(trainer.strategy.root_device)
+        data = stored_features(config.output / "features", stage, model, train, config.seed)
     sizes = clip_sizes(objective, model, train.clips, config.max_label_tokens)
-    sampler = PlanSampler(sizes, stage.batching, stage.num_steps, trainer.global_rank, trainer.world_size)
+    sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
     # With no steps left too: it brings the processes of a distributed run together.
@@ -213,15 +230,17 @@ def run_stage(
         # Frozen parts are in evaluation mode because they should be.
         warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
         trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
+        if not module.last_validation:  # the last steps, or all of them after a resume, were too few for one
+            trainer.validate(module, plan_loader(validation, plans, 0), verbose=False)
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
     )  # fmt: skip
     if trainer.is_global_zero:
         write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
+        save_tensors(folder / TRAINED, trained_state(model))
         if "csv" in config.loggers:
             plot_stage(folder)
-        save_tensors(folder / TRAINED, trained_state(model))
     trainer.strategy.barrier()  # no rank may look for these files before they are there
 
 

@@ -21,9 +21,8 @@ from omni_avsr.data.noise import NoiseSource
 from omni_avsr.decode import DecodeConfig, decode, settings_of
 from omni_avsr.features import prepare_video, prepare_waveform
 from omni_avsr.hypotheses import append_hypothesis, resume_hypotheses, write_hypotheses
-from omni_avsr.metrics import MATCHED
 from omni_avsr.model import OmniAVSR
-from omni_avsr.types import Clip, Features, Hypothesis, Modality, Rates, Task
+from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates, Task
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import Objective
 from omni_avsr.stages import StageConfig
-from omni_avsr.types import Clip, Task
+from omni_avsr.types import Clip, Features, Modality, Task
+
+log = logging.getLogger(__name__)
 
 
 def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Clip], ClipCache]:
@@ -33,6 +36,8 @@ def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Cli
         ValueError: none could be decoded.
     """
     cache = open_cache(clips, root, lambda items: track(list(items), f"decoding {what}"))
+    for clip, reason in cache.failed.items():
+        log.warning("left out %s: %s", clip, reason)
     decoded = [clip for clip in clips if clip in cache]
     if not decoded:
         raise ValueError(f"none of the {len(clips)} {what} could be decoded, such as {clips[0].id}: "
@@ -53,27 +58,31 @@ def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[C
     return usable
 
 
-def stored_features(
-    root: Path, stage: StageConfig, model: OmniAVSR, chosen: set[str], train: BatchDataset, seed: int
-) -> FeatureDataset:
+def check_encoders_are_frozen(trained: Iterable[str]) -> None:
+    """Raise ValueError when encoder outputs are to be stored, but names of an encoder are among the trained ones."""
+    if names := sorted(name for name in trained if name.startswith("encoders.")):
+        raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
+
+
+def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int) -> FeatureDataset:
     """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
 
     Stages with the same encoders, clips and augmentation share one store below ``root``, named by its fingerprint.
-
-    Raises:
-        ValueError: the stage trains an encoder, as ``chosen`` shows.
     """
-    if trained := [name for name in chosen if name.startswith("encoders.")]:
-        raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {sorted(trained)[0]}")
     settings = [seed, stage.feature_variants, to_mapping(stage.augment), [clip.id for clip in train.clips]]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for value in model.encoders.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
+
+    @torch.no_grad()
+    def encode(inputs: Mapping[Modality, Features]) -> dict[Modality, Features]:
+        return model.encode({modality: values.to(model.device) for modality, values in inputs.items()})
+
     store = open_feature_store(
         root / digest.hexdigest()[:16],
         BatchDataset(train.clips, train.reader, train.waveform, train.augmenter, seed),
         stage.feature_variants,
-        torch.no_grad()(model.encode),
+        encode,
         lambda indices: track(list(indices), "encoding training clips"),
     )
     return FeatureDataset(list(train.clips), store, seed)

@@ -107,6 +107,14 @@ class StageConfig:
     gradient_checkpointing: bool = False
     validate_every: Positive = 200
 
+    def __post_init__(self) -> None:
+        augment = self.augment
+        teaches = isinstance(self.objective, CTCObjectiveConfig) and self.objective.frame_targets == "audio_ctc"
+        if teaches and augment and (augment.audio_mask_samples or any(level is not None for level in augment.snr_db)):
+            raise ValueError(
+                "audio_ctc targets need clean audio: set augment.snr_db=[] and augment.audio_mask_samples=0"
+            )
+
 
 def trainable_names(names: Iterable[str], globs: Iterable[str]) -> set[str]:
     """The names that match any glob.

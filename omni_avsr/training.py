@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from omni_avsr.data.batching import PlanSampler
+from omni_avsr.normalize import normalize_for_scoring
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stages import OptimizerConfig, StageConfig, set_modes
@@ -36,12 +37,15 @@ def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
     return factor
 
 
+MAX_SEED = 2**63
+
+
 def step_seed(seed: int, step: int, place: int) -> int:
     """Seed of everything that a micro-batch draws from torch's own generator (dropout).
 
     ``place`` is the micro-batch's place in the global batch, however many ranks share it.
     """
-    return (seed * 1_000_003 + step) * 1_009 + place
+    return ((seed * 1_000_003 + step) * 1_009 + place) % MAX_SEED
 
 
 class Meter:
@@ -77,7 +81,7 @@ class StageModule(L.LightningModule):
         self.meter = Meter()
         self.begun = time.monotonic()
         self.last_validation: dict[str, float] = {}
-        self.validation_losses: list[float] = []
+        self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
         set_modes(self)
         if start is not None:
@@ -134,14 +138,15 @@ class StageModule(L.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_losses.append(float(self.objective(self.model, batch).loss))
+        self.validation_losses.append((float(self.objective(self.model, batch).loss), len(batch)))
         for reading, texts in self.objective.transcribe(self.model, batch).items():
             self.validation[reading] += list(zip(batch.texts, texts, strict=True))
 
     def on_validation_epoch_end(self) -> None:
-        figures = {"validation/loss": sum(self.validation_losses) / len(self.validation_losses)}
+        num_clips = sum(clips for _, clips in self.validation_losses)
+        figures = {"validation/loss": sum(loss * clips for loss, clips in self.validation_losses) / num_clips}
         for reading, pairs in self.validation.items():
-            references, texts = [reference for reference, _ in pairs], [text for _, text in pairs]
+            references, texts = ([normalize_for_scoring(text) for text in side] for side in zip(*pairs, strict=True))
             figures[f"validation/{reading}_wer"] = jiwer.wer(references, texts)
             figures[f"validation/{reading}_cer"] = jiwer.cer(references, texts)
         self.validation.clear()

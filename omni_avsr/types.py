@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+MATCHED = "matched"
+"""The condition of a clip whose audio and video belong together; others are compared with it."""
+
 IGNORE_INDEX = -100
 """Label of a position that is not scored (torch's cross entropy default)."""
 
@@ -187,7 +190,7 @@ class Hypothesis:
     split: str = ""
     speaker: str | None = None
     snr_db: float | None = None
-    condition: str = "matched"
+    condition: str = MATCHED
 
 
 @dataclass(frozen=True)

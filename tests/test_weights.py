@@ -7,6 +7,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from omni_avsr.weights import cache_folder, resolve
 
@@ -105,16 +107,24 @@ def test_a_files_fingerprint_is_its_sha256(tmp_path: Path) -> None:
     assert resolve(str(file)).sha256() == hashlib.sha256(b"x" * 3_000_000).hexdigest()
 
 
-def test_a_folders_fingerprint_follows_weights_and_names_only(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "b.safetensors").write_bytes(b"bb")
-    before = resolve(str(tmp_path)).sha256()
-    (tmp_path / "tokenizer.json").write_text("{}")
-    assert resolve(str(tmp_path)).sha256() == before
-    (tmp_path / "b.safetensors").rename(tmp_path / "a.safetensors")
-    renamed = resolve(str(tmp_path)).sha256()
-    (tmp_path / "a.safetensors").write_bytes(b"bc")
-    assert len({before, renamed, resolve(str(tmp_path)).sha256()}) == 3
+def test_a_folders_fingerprint_is_that_of_its_tensors(tmp_path: Path) -> None:
+    half = {"a": torch.randn(3, 2).half(), "b": torch.arange(4)}
+
+    def fingerprint(name: str, *shards: dict[str, torch.Tensor]) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(name)
+        (folder / "pytorch_model.bin").write_text(name)
+        for number, shard in enumerate(shards):
+            save_file(shard, folder / f"{number}.safetensors")
+        return resolve(str(folder)).sha256()
+
+    expected = fingerprint("half", half)
+    assert fingerprint("float", {"a": half["a"].float(), "b": half["b"]}) == expected
+    assert fingerprint("shards", {"b": half["b"]}, {"a": half["a"]}) == expected
+    assert fingerprint("values", {"a": half["a"] + 1, "b": half["b"]}) != expected
+    assert fingerprint("names", {"c": half["a"], "b": half["b"]}) != expected
+    assert fingerprint("shape", {"a": half["a"].T.contiguous(), "b": half["b"]}) != expected
 
 
 def test_a_folder_without_weights_has_no_fingerprint(tmp_path: Path) -> None:

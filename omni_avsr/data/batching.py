@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 from torch.utils.data import Sampler
 
@@ -25,7 +23,6 @@ class BatchingConfig:
     max_clips: Positive = 16
     max_frames: Positive = 1500
     accumulation: Positive = 1
-    seed: Annotated[int, Field(ge=0)] = 7
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class BatchPlan:
     num_clips: int = 0
 
 
-def plan_epoch(sizes: Sequence[ClipSize], config: BatchingConfig, epoch: int) -> list[tuple[int, ...]]:
+def plan_epoch(sizes: Sequence[ClipSize], config: BatchingConfig, seed: int, epoch: int) -> list[tuple[int, ...]]:
     """The epoch's batches: every clip once, similar lengths together, all of a batch with the same modalities."""
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = torch.randperm(len(sizes), generator=generator).tolist()
     pool = POOL_BATCHES * config.max_clips
     batches: list[tuple[int, ...]] = []
@@ -87,11 +84,17 @@ class PlanSampler(Sampler[BatchPlan]):
     """
 
     def __init__(
-        self, sizes: Sequence[ClipSize], config: BatchingConfig, num_steps: int, rank: int = 0, world_size: int = 1
+        self,
+        sizes: Sequence[ClipSize],
+        config: BatchingConfig,
+        num_steps: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not sizes:
             raise ValueError("there are no clips to train on")
-        self.sizes, self.config, self.num_steps = sizes, config, num_steps
+        self.sizes, self.config, self.num_steps, self.seed = sizes, config, num_steps, seed
         self.rank, self.world_size = rank, world_size
         self.start_step = 0
 
@@ -110,7 +113,7 @@ class PlanSampler(Sampler[BatchPlan]):
     def _stream(self) -> Iterator[tuple[int, ...]]:
         epoch = 0
         while True:
-            yield from plan_epoch(self.sizes, self.config, epoch)
+            yield from plan_epoch(self.sizes, self.config, self.seed, epoch)
             epoch += 1
 
     def _label_tokens(self, batches: Sequence[Sequence[int]], task: Task) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -19,8 +18,6 @@ from torch import Tensor
 
 from omni_avsr.media import read_audio, read_video
 from omni_avsr.types import Clip
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -107,7 +104,6 @@ def _decode(clips: Iterable[Clip], folder: Path) -> None:
                         raise ValueError(f"crops are {video.shape[1:]}, the other clips' are {size} square")
                     crop_size = size
             except (OSError, ValueError) as error:
-                log.warning("left out %s: %s", clip.id, error)
                 failed[clip.id] = str(error)
                 continue
             audio_file.write((audio * 32768).round().clip(-32768, 32767).astype(np.int16).tobytes())

@@ -44,8 +44,12 @@ class Objective(Protocol):
 
 
 def encoder_of(model: nn.Module, modality: Modality) -> SpeechEncoder:
-    """The encoder of a whole model, or of one whose LLM was not loaded (``build.Encoders``)."""
-    encoder = model.get_submodule(f"encoders.{modality}")
+    """The encoder of a whole model, or of one whose LLM was not loaded (``build.Encoders``). ValueError without one."""
+    encoders = model.get_submodule("encoders")
+    assert isinstance(encoders, nn.ModuleDict)
+    if modality not in encoders:
+        raise ValueError(f"the model has no {modality} encoder")
+    encoder = encoders[modality]
     assert isinstance(encoder, SpeechEncoder)
     return encoder
 

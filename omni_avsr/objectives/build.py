@@ -8,7 +8,7 @@ from torch import nn
 
 from omni_avsr.config import ModelConfig, WhisperConfig
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
-from omni_avsr.objectives.base import Objective, encoder_of
+from omni_avsr.objectives.base import Objective, ctc_parts, encoder_of
 from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.decoder import DecoderObjective
 from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, FrameTargets, WordFrameTargets
@@ -32,9 +32,14 @@ def build_objective(
         clips: training clips, whose words become the classes of frame targets.
         longest: labels that a transcript may have.
         seed: of the rates that are drawn.
+
+    Raises:
+        ValueError: the model lacks an encoder or a head that the objective needs.
     """
     match config:
         case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
+            for part in config.modalities:
+                ctc_parts(model, part)
             dim = encoder_of(model, modality).output_dim
             frames: FrameTargets | None = None
             if targets == "words":
@@ -48,4 +53,6 @@ def build_objective(
                 raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
             return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
         case RecognitionObjectiveConfig(task_weights=weights):
+            if missing := [task for task in weights if task not in model_config.tasks]:
+                raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")
             return RecognitionObjective(weights, seed, longest)

@@ -97,9 +97,9 @@ class AudioCTCFrameTargets(nn.Module):
         ratio = audio.frame_rate / encoder_of(model, modality).frame_rate
         if ratio != int(ratio):
             raise ValueError(f"audio_ctc needs a whole number of audio frames per {modality} frame, not {ratio:g}")
-        probabilities = head(audio(batch.inputs[Modality.AUDIO])).values.exp()
+        heard = head(audio(batch.inputs[Modality.AUDIO]))
         time = features.values.shape[1]
-        # The streams may differ by a frame at the end, where the last audio frame stands in.
-        places = torch.arange(time * int(ratio), device=probabilities.device)
-        held = probabilities[:, places.clamp(max=probabilities.shape[1] - 1)]
+        # The streams may differ by a frame at the end, where the clip's last audio frame stands in.
+        places = torch.arange(time * int(ratio), device=heard.values.device).minimum(heard.lengths[:, None] - 1)
+        held = heard.values.exp().take_along_dim(places[..., None], dim=1)
         return held.unflatten(1, (time, int(ratio))).mean(2)
