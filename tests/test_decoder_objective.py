@@ -192,5 +192,5 @@ def test_a_language_that_the_whisper_cannot_take_is_an_error(folder: Path, model
 def test_an_audio_encoder_that_is_no_whisper_is_an_error(folder: Path, batch: Batch) -> None:
     compact = model_config(folder, "compact_audio")
     model = build_encoders(compact, 0, [Modality.AUDIO])
-    with pytest.raises(ValueError, match="trains a Whisper encoder; model.audio_encoder is none"):
+    with pytest.raises(ValueError, match=r"trains a Whisper encoder; model\.audio_encoder is none"):
         build_objective(DecoderObjectiveConfig(), compact, model, batch.clips, 8, seed=0)
