@@ -44,15 +44,13 @@ from omni_avsr.stage_data import (
     whole_plans,
 )
 from omni_avsr.stages import (
-    CTCObjectiveConfig,
-    DecoderObjectiveConfig,
     RecognitionObjectiveConfig,
     StageConfig,
     freeze_all_but,
     set_modes,
 )
 from omni_avsr.training import StageModule
-from omni_avsr.types import Batch, Clip, Modality, RunRecord
+from omni_avsr.types import Batch, Clip, RunRecord
 from omni_avsr.weights import cache_folder
 
 log = logging.getLogger(__name__)
@@ -143,7 +141,7 @@ def _origin(
 ) -> dict[str, str | None]:
     """What a stage's weights depend on, so that another run (of a sweep, say) does not take them for its own."""
     parts = {
-        "model": to_mapping(config.model),
+        "model": _model_part(config.model, stage),
         "stage settings": to_mapping(stage),
         "seed": config.seed,
         "training clips": [(clip.id, clip.text) for clip in train],
@@ -244,12 +242,18 @@ def run_stage(
     trainer.strategy.barrier()  # no rank may look for these files before they are there
 
 
+def _model_part(config: ModelConfig, stage: StageConfig) -> dict[str, Any]:
+    """The settings that a stage depends on: those of its encoder alone, or all of them where it runs the LLM."""
+    if isinstance(stage.objective, RecognitionObjectiveConfig):
+        return to_mapping(config)
+    encoders = {str(modality): to_mapping(config.encoder_of(modality)) for modality in stage.objective.modalities}
+    return {**encoders, "waveform": config.waveform}
+
+
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
     """The parts that the stage needs: an encoder stage never loads the LLM."""
-    if isinstance(stage.objective, CTCObjectiveConfig):
+    if not isinstance(stage.objective, RecognitionObjectiveConfig):
         return build_encoders(config.model, seed, stage.objective.modalities)
-    if isinstance(stage.objective, DecoderObjectiveConfig):
-        return build_encoders(config.model, seed, (Modality.AUDIO,))
     model = build_model(config.model, seed)
     if stage.gradient_checkpointing:
         model.router.enable_gradient_checkpointing(model.llm)

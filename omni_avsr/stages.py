@@ -57,6 +57,11 @@ class DecoderObjectiveConfig:
     language: str | None = None
 
     @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The encoders that the objective runs."""
+        return (Modality.AUDIO,)
+
+    @property
     def tasks(self) -> tuple[Task, ...]:
         return (Task.ASR,)
 
