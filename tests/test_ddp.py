@@ -33,7 +33,7 @@ def write_configs(folder: Path, values: dict) -> list[str]:
     return [
         *arguments,
         *(f"{key}={values[key]}" for key in ("output", "log_every")),
-        "+max_label_tokens=8",
+        "max_label_tokens=8",
         "loggers=[csv]",
     ]
 
