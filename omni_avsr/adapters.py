@@ -30,6 +30,8 @@ from omni_avsr.config import AdapterConfig
 from omni_avsr.types import Task
 
 SHARED = "shared"
+PEFT_PREFIX = "base_model.model."
+"""What stands before a module's name in peft's files."""
 
 ROUTES: Mapping[str, Mapping[Task, tuple[str, ...]]] = {
     "shared": dict.fromkeys(Task, (SHARED,)),
@@ -168,7 +170,7 @@ class _CheckpointedForward:
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """Adapter ``name``'s parameters by module, under the keys of peft's files. ValueError when there is no such one."""
     parameters = {
-        f"base_model.model.{module_name}.{part}.weight": getattr(module, part)[name].weight
+        f"{PEFT_PREFIX}{module_name}.{part}.weight": getattr(module, part)[name].weight
         for module_name, module in model.named_modules()
         if isinstance(module, LoraLayer) and name in module.lora_A
         for part in ("lora_A", "lora_B")
@@ -176,6 +178,12 @@ def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     if not parameters:
         raise ValueError(f"the model has no adapter {name!r}")
     return parameters
+
+
+def parameter_name(key: str, adapter: str) -> str:
+    """The LLM's own name of a weight that stands under ``key`` in a file of ``adapter``."""
+    module, part, _ = key.removeprefix(PEFT_PREFIX).rsplit(".", 2)
+    return f"{module}.{part}.{adapter}.weight"
 
 
 def adapter_state(model: nn.Module, name: str) -> dict[str, Tensor]:

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from omni_avsr.adapters import adapter_names, load_adapter, save_adapter
+from omni_avsr.adapters import adapter_names, load_adapter, parameter_name, save_adapter
 from omni_avsr.build import build_model
 from omni_avsr.config import DType, ModelConfig, WhisperConfig, from_mapping, to_mapping
 from omni_avsr.files import write_atomically
@@ -157,6 +158,27 @@ def checkpoint_sha256(folder: Path) -> str:
     return hashlib.sha256(f"{settings}{weights}".encode()).hexdigest()
 
 
+def stored_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint folder, adapters included, by its name in the whole model.
+
+    Raises:
+        ValueError: the folder is no checkpoint, or a file of it cannot be read.
+    """
+    config = read_info(folder).model
+    tensors = _read_tensors(folder / TRAINED)
+    for name in adapter_names(config.adapters, config.tasks):
+        for key, value in _read_tensors(folder / ADAPTERS / name / SAFETENSORS_WEIGHTS_NAME).items():
+            tensors[f"llm.{parameter_name(key, name)}"] = value
+    return tensors
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
@@ -173,10 +195,7 @@ def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
         config = replace(config, llm=replace(config.llm, dtype=llm_dtype))
     model = build_model(config, seed=0)
     expected = _own_names(model) | set(info.trained_base)
-    try:
-        state = load_file(folder / TRAINED)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / TRAINED} cannot be read: {error}") from error
+    state = _read_tensors(folder / TRAINED)
     if unknown := sorted(state.keys() - expected):
         raise ValueError(
             f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"

@@ -89,6 +89,7 @@ class OmniAVSR(nn.Module):
         rates: Rates,
         task_weights: Mapping[Task, float],
         num_label_tokens: Mapping[Task, int],
+        task_features: Mapping[Task, Mapping[Modality, Features]] | None = None,
     ) -> StepOutput:
         """Weighted sum of the tasks' losses (Omni-AVSR 1.3), from one LLM pass per task.
 
@@ -99,13 +100,13 @@ class OmniAVSR(nn.Module):
             task_weights: tasks to train, with their share of the sum.
             num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
                 batch, so that micro-batches and ranks add up to its mean.
+            task_features: what a task reads in place of ``features``.
         """
         transcripts = [self.text.encode(text) for text in texts]
         total = torch.zeros((), device=self.device)
         task_losses, num_tokens, num_padded = {}, 0, 0
-        # The modality tokens of a task depend on the rates alone: AVSR reads what ASR and VSR read.
         for task, weight in task_weights.items():
-            tokens = self.tokens(features, task, rates)
+            tokens = self.tokens((task_features or {}).get(task, features), task, rates)
             sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
             loss = self._cross_entropy(task, tokens, sequence) / num_label_tokens[task]
             total = total + weight * loss

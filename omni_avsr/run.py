@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from omni_avsr.build import build_encoders, build_model
@@ -49,6 +49,7 @@ from omni_avsr.stages import (
     freeze_all_but,
     set_modes,
 )
+from omni_avsr.start import StartConfig, start_record, start_tensors
 from omni_avsr.training import StageModule
 from omni_avsr.types import Batch, Clip, RunRecord
 from omni_avsr.weights import cache_folder
@@ -66,6 +67,7 @@ class RunConfig:
 
     domain: what the model is trained on and good for, in words; every command that uses the checkpoint shows it.
     trainer: goes to Lightning's Trainer as it is.
+    start: a checkpoint whose weights the first stage starts from.
     """
 
     model: ModelConfig
@@ -76,6 +78,7 @@ class RunConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
     domain: str = "not stated"
+    start: StartConfig | None = None
     checkpoint_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     log_every: Positive = 20
     max_label_tokens: Positive = 128
@@ -98,6 +101,7 @@ def run(config: RunConfig) -> Path:
     noise = NoiseSource.read(config.data.noise) if config.data.noise else None
     augmenters = {n: Augmenter(stage.augment, noise) if stage.augment else None for n, stage in config.stages.items()}
     unfinished = [n for n, folder in zip(config.stages, folders, strict=True) if not (folder / TRAINED).is_file()]
+    start = start_tensors(config.start, config.model) if config.start else {}
     for name in unfinished[1:]:  # the first one is about to find out by itself
         _check_stage(config, name, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
@@ -109,8 +113,7 @@ def run(config: RunConfig) -> Path:
         seed = config.seed * 1_009 + number
         # One seed builds all stages and the checkpoint, so that what no stage trains is the same everywhere.
         model = _build(config, stage, config.seed)
-        for previous in folders[:number]:
-            state = load_file(previous / TRAINED)
+        for state in (start, *(load_file(previous / TRAINED) for previous in folders[:number])):
             own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
             load_state(model, {name: value for name, value in state.items() if name in own})
         waveform = config.model.waveform
@@ -118,7 +121,7 @@ def run(config: RunConfig) -> Path:
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
-        _export(config, folders)
+        _export(config, folders, start)
     return config.output
 
 
@@ -146,20 +149,23 @@ def _origin(
         "seed": config.seed,
         "training clips": [(clip.id, clip.text) for clip in train],
         "noise": file_sha256(config.data.noise) if config.data.noise and stage.augment else None,
+        "start": start_record(config.start) if config.start else None,
         "earlier stages": [file_sha256(folder / TRAINED) for folder in earlier],
     }
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
 @rank_zero_only
-def _export(config: RunConfig, folders: Sequence[Path]) -> None:
-    """Put what all stages trained into one checkpoint folder, unless that is there already."""
+def _export(config: RunConfig, folders: Sequence[Path], start: Mapping[str, Tensor]) -> None:
+    """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet."""
     folder = config.output / "checkpoint"
     records = [json.loads((stage / RECORD).read_text()) for stage in folders]
     if folder.is_dir() and read_info(folder).training["records"] == records:
         return
     model = build_model(config.model, config.seed)
-    trained = {name: value for folder in folders for name, value in load_file(folder / TRAINED).items()}
+    trained = dict(start)
+    for stage in folders:
+        trained |= load_file(stage / TRAINED)
     load_state(model, trained)
     training = {
         "domain": config.domain,
@@ -168,6 +174,7 @@ def _export(config: RunConfig, folders: Sequence[Path]) -> None:
         "date": today(),
         "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
         "records": records,
+        **({"start": start_record(config.start)} if config.start else {}),
     }
     dtype = getattr(torch, config.checkpoint_dtype)
     save_checkpoint(folder, model, trained, training, dtype)

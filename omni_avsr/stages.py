@@ -67,11 +67,23 @@ class DecoderObjectiveConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ConflictConfig:
+    """Moments at which AVSR sees another clip's video: in this share of the clips, for at most so many seconds."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    seconds: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class RecognitionObjectiveConfig:
-    """Train through the LLM: one audio and one video rate a step, all tasks, weighted (Omni-AVSR 1.3 and 1.4)."""
+    """Train through the LLM: one audio and one video rate a step, all tasks, weighted (Omni-AVSR 1.3 and 1.4).
+
+    ``conflict`` is ours; the published recipe has none (null).
+    """
 
     kind: Literal["recognition"] = "recognition"
     task_weights: dict[Task, NonNegative] = field(default_factory=lambda: dict(PUBLISHED_TASK_WEIGHTS))
+    conflict: ConflictConfig | None = None
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -121,8 +133,8 @@ class StageConfig:
             )
 
 
-def trainable_names(names: Iterable[str], globs: Iterable[str]) -> set[str]:
-    """The names that match any glob.
+def matching_names(names: Iterable[str], globs: Iterable[str], what: str) -> set[str]:
+    """The names that match any glob; ``what`` they are is for the message.
 
     Raises:
         ValueError: a glob matches nothing, which is always a mistake.
@@ -133,14 +145,14 @@ def trainable_names(names: Iterable[str], globs: Iterable[str]) -> set[str]:
         hits = {name for name in names if fnmatchcase(name, glob)}
         if not hits:
             parts = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise ValueError(f"trainable {glob!r} matches no parameter; there are {', '.join(parts)} ...")
+            raise ValueError(f"{glob!r} matches no {what}; there are {', '.join(parts)} ...")
         matched |= hits
     return matched
 
 
 def freeze_all_but(model: nn.Module, globs: Iterable[str]) -> set[str]:
     """Make exactly the parameters that match ``globs`` trainable; returns their names."""
-    chosen = trainable_names((name for name, _ in model.named_parameters()), globs)
+    chosen = matching_names((name for name, _ in model.named_parameters()), globs, "parameter to train")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
     return chosen

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
     ("model", "build", "stages"),
-    ("objectives", "checkpoint", "resume", "decode"),
+    ("objectives", "checkpoint", "resume", "start", "decode"),
     ("training", "callbacks", "stage_data", "run", "evaluation", "scorer", "transcribe", "edge"),
     ("cli", "__init__"),
 )

@@ -15,8 +15,8 @@ from omni_avsr.stages import (
     RecognitionObjectiveConfig,
     StageConfig,
     freeze_all_but,
+    matching_names,
     set_modes,
-    trainable_names,
 )
 from omni_avsr.types import Modality, Task
 
@@ -91,14 +91,16 @@ def test_a_later_stage_freezes_what_an_earlier_one_trained(model: Toy) -> None:
 
 def test_a_glob_that_matches_nothing_is_an_error_and_changes_nothing(model: Toy) -> None:
     before = trainable(model)
-    with pytest.raises(ValueError, match=r"'encoder\.\*' matches no parameter; there are encoders\.audio, encoders"):
+    with pytest.raises(
+        ValueError, match=r"'encoder\.\*' matches no parameter to train; there are encoders\.audio, encoders"
+    ):
         freeze_all_but(model, ["projectors.*", "encoder.*"])
     assert trainable(model) == before
 
 
 def test_globs_tell_upper_from_lower_case() -> None:
     with pytest.raises(ValueError):
-        trainable_names(["llm.lora_A"], ["llm.lora_a"])
+        matching_names(["llm.lora_A"], ["llm.lora_a"], "parameter")
 
 
 def test_frozen_parts_are_in_evaluation_mode_and_trained_ones_in_training_mode(model: Toy) -> None:

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train the stages of an experiment (Hydra key=value)",
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
     "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
+    "splice": "make new training clips from pieces of prepared ones",
 }
 
 

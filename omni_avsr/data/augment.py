@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
 from omni_avsr.config import STRICT, Positive
@@ -22,11 +23,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class AugmentConfig:
     """Augmentation as published (Omni-AVSR 1.5) by default; ``snr_db`` null stands for clean.
 
-    Time masks are adaptive: one per second of the clip, each of a random length up to the maximum.
+    Time masks are adaptive: one per second of the clip, each of a random length up to the maximum. ``zoom`` is the
+    largest relative change of size, ``rotation`` the largest turn in degrees; both hold for the whole clip.
     """
 
     crop_size: Positive = MOUTH_CROP
     flip: Share = 0.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     video_mask_frames: Annotated[int, Field(ge=0)] = 10
     audio_mask_samples: Annotated[int, Field(ge=0)] = 6400
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -64,6 +68,11 @@ class Augmenter:
             raise ValueError(
                 f"crop_size {config.crop_size} is larger than the stored crops of {crops.shape[-1]} pixels"
             )
+        if config.zoom or config.rotation:
+            scale = uniform(1 - config.zoom, 1 + config.zoom, generator)
+            angle = uniform(-config.rotation, config.rotation, generator)
+            border = [float(crops.float().mean())]
+            crops = vision.affine(crops, angle, [0, 0], scale, [0.0, 0.0], InterpolationMode.BILINEAR, border)
         top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
         crops = vision.crop(crops, top, left, config.crop_size, config.crop_size)
         if uniform(0, 1, generator) < config.flip:

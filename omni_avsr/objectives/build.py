@@ -52,7 +52,7 @@ def build_objective(
             if not isinstance(whisper, WhisperConfig):
                 raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
             return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
-        case RecognitionObjectiveConfig(task_weights=weights):
+        case RecognitionObjectiveConfig(task_weights=weights, conflict=conflict):
             if missing := [task for task in weights if task not in model_config.tasks]:
                 raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")
-            return RecognitionObjective(weights, seed, longest)
+            return RecognitionObjective(weights, seed, longest, conflict)

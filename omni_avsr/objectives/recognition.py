@@ -10,15 +10,20 @@ from torch import nn
 from omni_avsr.compression import all_rates, draw_rates
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import ObjectiveOutput
-from omni_avsr.types import Batch, Task
+from omni_avsr.objectives.conflict import with_conflicts
+from omni_avsr.stages import ConflictConfig
+from omni_avsr.types import Batch, Features, Modality, Task
 
 
 class RecognitionObjective(nn.Module):
     """All tasks through the LLM at one drawn pair of rates (Omni-AVSR 1.3, 1.4)."""
 
-    def __init__(self, task_weights: Mapping[Task, float], seed: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, task_weights: Mapping[Task, float], seed: int, max_new_tokens: int, conflict: ConflictConfig | None = None
+    ) -> None:
         super().__init__()
         self.task_weights, self.seed, self.max_new_tokens = task_weights, seed, max_new_tokens
+        self.conflict = conflict
 
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
         assert isinstance(model, OmniAVSR)
@@ -27,12 +32,25 @@ class RecognitionObjective(nn.Module):
         share = {task: weight / len(self.task_weights) for task, weight in self.task_weights.items()}
         weights = {task: weight for task, weight in share.items() if batch.supports(task)}
         features = batch.features or model.encode(batch.inputs)
-        output = model.loss(features, batch.texts, rates, weights, batch.num_label_tokens)
+        changed = {Task.AVSR: self._conflicting(model, features, batch)} if Task.AVSR in weights else {}
+        output = model.loss(features, batch.texts, rates, weights, batch.num_label_tokens, changed)
         # A task that this batch lacks counts zero, so that all ranks sum up the same figures.
         nothing = torch.zeros_like(output.loss.detach())
         figures = {f"{task}_loss": output.task_losses.get(task, nothing) for task in self.task_weights}
         figures["loss"] = output.loss.detach()
         return ObjectiveOutput(output.loss, figures, output.num_llm_tokens, output.num_padded_tokens)
+
+    def _conflicting(
+        self, model: OmniAVSR, features: Mapping[Modality, Features], batch: Batch
+    ) -> Mapping[Modality, Features]:
+        """What AVSR reads in training: the same features, with moments of another clip's video if so configured."""
+        if self.conflict is None or not self.training:
+            return features
+        longest = max(1, round(self.conflict.seconds * model.frame_rates[Modality.VIDEO]))
+        video = with_conflicts(
+            features[Modality.VIDEO], batch.clips, self.conflict.share, longest, self.seed, batch.step
+        )
+        return {**features, Modality.VIDEO: video}
 
     def num_label_tokens(self, model: nn.Module, text: str) -> int:
         assert isinstance(model, OmniAVSR)

@@ -54,10 +54,11 @@ def runs(flags: Tensor) -> list[int]:
     [
         lambda source: augmenter().video(coordinates(), source),
         lambda source: augmenter(flip=0.5, brightness=0.2, contrast=0.2, video_mask_frames=10).video(crops(), source),
+        lambda source: augmenter(zoom=0.1, rotation=8).video(crops(), source),
         lambda source: augmenter(audio_mask_samples=6400).audio(speech(), source),
         lambda source: augmenter(NOISE, snr_db=(0.0, 5.0, None)).audio(speech(), source),
     ],
-    ids=["crop", "all of video", "time masks", "noise"],
+    ids=["crop", "all of video", "zoom and rotation", "time masks", "noise"],
 )
 def test_equal_generators_give_equal_clips_and_others_do_not(change: Callable[[torch.Generator], Tensor]) -> None:
     first = change(generator(1))
@@ -72,6 +73,37 @@ def test_video_keeps_frames_and_dtype_and_has_the_crop_size() -> None:
     result = full.video(crops(7), generator())
     assert result.shape == (7, 88, 88)
     assert result.dtype is torch.uint8
+
+
+def disc() -> Tensor:
+    """Frames of a bright disc of 40 pixels across, a quarter of it dark, in the middle of 96."""
+    line = torch.arange(96) - 47.5
+    inside = line[:, None].square() + line.square() < 20**2
+    quarter = (line[:, None] < 0) & (line < 0)
+    return torch.where(inside, torch.where(quarter, 60, 250), 10).to(torch.uint8).expand(4, 96, 96)
+
+
+def test_zoom_changes_the_size_within_its_bounds_and_all_frames_alike() -> None:
+    whole = augmenter(crop_size=96, zoom=0.2)
+    areas = []
+    for seed in range(40):
+        result = whole.video(disc(), generator(seed))
+        assert (result == result[0]).all()
+        areas.append(float((result[0].float() > 155).float().sum()) / float((disc()[0] > 155).float().sum()))
+    assert 0.62 < min(areas) < 0.75
+    assert 1.25 < max(areas) < 1.46
+
+
+def test_rotation_turns_within_its_bounds() -> None:
+    line = torch.arange(96) - 47.5
+    angles = []
+    for seed in range(40):
+        result = augmenter(crop_size=96, rotation=20.0).video(disc(), generator(seed))[0].float()
+        bright = (result > 155).float()
+        x, y = (bright * line).sum() / bright.sum(), (bright * line[:, None]).sum() / bright.sum()
+        angles.append(float(torch.rad2deg(torch.atan2(y, x))) - 45)
+    assert -21 < min(angles) < -12
+    assert 12 < max(angles) < 21
 
 
 def test_audio_keeps_samples_and_dtype() -> None:
