@@ -1,5 +1,6 @@
 """Tiny random OmniAVSR models, batches for them, and a tiny prepared corpus with settings to train on it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,21 @@ def run_values(folder: Path, output: Path, stages: dict[str, Any], **changes: An
         "log_every": 1,
         "max_label_tokens": 8,
     } | changes
+
+
+def write_configs(folder: Path, values: dict) -> list[str]:
+    """The settings as Hydra groups of their own; returns the arguments that choose them. JSON is YAML, too."""
+    arguments = [f"--config-dir={folder}"]
+    for group in ("model", "data", "stages", "trainer"):
+        (folder / group).mkdir(parents=True)
+        (folder / group / "tiny.yaml").write_text(json.dumps(values[group]))
+        arguments.append(f"{group}=tiny")
+    return [
+        *arguments,
+        *(f"{key}={values[key]}" for key in ("output", "log_every")),
+        "max_label_tokens=8",
+        "loggers=[csv]",
+    ]
 
 
 def run_config(folder: Path, output: Path, stages: dict[str, Any], **changes: Any) -> RunConfig:

@@ -1,14 +1,13 @@
 """Two processes, started by the command line, train as one process does at the same global batch."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers_model import run_values, stage_tensors, stage_values, write_corpus
+from helpers_model import run_values, stage_tensors, stage_values, write_configs, write_corpus
 
 from omni_avsr.config import from_mapping
 from omni_avsr.run import RunConfig, run
@@ -21,21 +20,6 @@ def settings(folder: Path, output: Path, accumulation: int) -> dict:
     stages = {kind: stage_values(kind, 3, accumulation, validate_every=3) for kind in KINDS}
     stages["joint"]["feature_variants"] = 2
     return run_values(folder, output, stages)
-
-
-def write_configs(folder: Path, values: dict) -> list[str]:
-    """The settings as Hydra groups of their own; returns the arguments that choose them. JSON is YAML, too."""
-    arguments = [f"--config-dir={folder}"]
-    for group in ("model", "data", "stages", "trainer"):
-        (folder / group).mkdir(parents=True)
-        (folder / group / "tiny.yaml").write_text(json.dumps(values[group]))
-        arguments.append(f"{group}=tiny")
-    return [
-        *arguments,
-        *(f"{key}={values[key]}" for key in ("output", "log_every")),
-        "max_label_tokens=8",
-        "loggers=[csv]",
-    ]
 
 
 def logged(output: Path, stage: str, name: str) -> list[float]:
