@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def splice_corpus(
     output: Path,
     num_clips: int,
     seed: int,
+    margin: float,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Path:
     """Write ``num_clips`` spliced training clips below ``output``, and their manifest; returns its path.
@@ -63,7 +65,7 @@ def splice_corpus(
     clips = []
     for number in track(range(num_clips)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        parts = draw_parts(groups, generator)
+        parts = draw_parts(groups, margin, generator)
         clip = _clip(parts, f"spliced/{number:06d}", output)
         assert clip.audio is not None
         assert clip.video is not None
@@ -77,18 +79,21 @@ def splice_corpus(
     return path
 
 
-def draw_parts(groups: Sequence[Sequence[Clip]], generator: torch.Generator) -> list[Part]:
-    """Three clips of one group, cut after the same two random words."""
+def draw_parts(groups: Sequence[Sequence[Clip]], margin: float, generator: torch.Generator) -> list[Part]:
+    """Three clips of one group, cut after the same two random words, and trimmed to at most ``margin`` at the ends."""
     sizes = torch.tensor([len(group) for group in groups], dtype=torch.float)
     group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
     chosen = [group[index] for index in torch.randperm(len(group), generator=generator)[:NUM_PARTS].tolist()]
     num_words = len(chosen[0].words)
     cuts = (1 + torch.randperm(num_words - 1, generator=generator)[: NUM_PARTS - 1]).sort().values.tolist()
     bounds = [0, *cuts, num_words]
+    before, after = (torch.rand(2, generator=generator) * margin).tolist()
     parts = []
     for clip, (first, last) in zip(chosen, pairwise(bounds), strict=True):
-        start = 0 if first == 0 else _cut(clip, first)
-        stop = clip.num_frames if last == num_words else _cut(clip, last)
+        words = clip.words
+        start = max(0, floor((words[0].start - before) * FRAME_RATE)) if first == 0 else _cut(clip, first)
+        end = min(clip.num_frames, ceil((words[-1].end + after) * FRAME_RATE))
+        stop = end if last == num_words else _cut(clip, last)
         parts.append(Part(clip, start, stop, first, last))
     return parts
 

@@ -84,6 +84,8 @@ class StageModule(L.LightningModule):
         self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
         set_modes(self)
+        # An objective may have no parameters to tell its mode by; it decides by it what only training does.
+        self.objective.training = True
         if start is not None:
             load_state(self, start.trained, expected=trained_state(self))
 

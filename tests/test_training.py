@@ -190,11 +190,16 @@ def video_ctc() -> CTCObjective:
 
 
 class Modes(L.Callback):
-    """Which modules are in training mode at every training batch."""
+    """Which modules are in training mode at every training batch, and whether the objective is at a validation one."""
 
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
         self.validations = 0
+        self.validating: list[bool] = []
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, StageModule)
+        self.validating.append(pl_module.objective.training)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.seen.append([name for name, module in pl_module.named_modules() if module.training])
@@ -212,6 +217,10 @@ def test_modes_are_the_same_after_validation(kind: str, folder: Path) -> None:
     assert modes.seen[0]
     assert modes.seen == [modes.seen[0]] * 4
     training = "\n".join(modes.seen[0])
+    # What only training does (conflicting video) goes by the objective's own mode, parameters or not.
+    assert "objective" in modes.seen[0]
+    assert modes.validating
+    assert not any(modes.validating)
     if kind == "joint":
         assert "model.encoders" not in training
         assert "lora_dropout.vsr" in training

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder for the new clips and their manifest.jsonl")
     parser.add_argument("--clips", type=int, required=True, help="how many to make")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--margin", type=float, default=0.4, help="longest silence at either end, in seconds (0.4)")
     arguments = parser.parse_args()
     if arguments.clips < 1:
         parser.error(f"--clips must be at least 1, got {arguments.clips}")
@@ -29,6 +30,7 @@ def main() -> None:
             arguments.output,
             arguments.clips,
             arguments.seed,
+            arguments.margin,
             lambda numbers: track(list(numbers), "splicing"),
         )
     except ValueError as error:

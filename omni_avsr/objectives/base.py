@@ -32,6 +32,8 @@ class ObjectiveOutput:
 class Objective(Protocol):
     """An ``nn.Module`` that owns the parameters which only training needs; the model is passed in."""
 
+    training: bool
+
     def __call__(self, model: nn.Module, batch: Batch) -> ObjectiveOutput: ...
 
     def num_label_tokens(self, model: nn.Module, text: str) -> int:

@@ -50,7 +50,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spliced(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
-    return read_manifest(splice_corpus(manifest, tmp_path_factory.mktemp("spliced"), 12, seed=3), check_files=True)
+    return read_manifest(
+        splice_corpus(manifest, tmp_path_factory.mktemp("spliced"), 12, seed=3, margin=9.0), check_files=True
+    )
 
 
 def test_a_clip_has_the_words_of_three_clips_at_their_own_places(spliced: list[Clip]) -> None:
@@ -81,22 +83,34 @@ def test_frames_samples_and_word_times_stay_in_step(spliced: list[Clip]) -> None
 def test_pauses_are_cut_halfway() -> None:
     words = tuple(Word(text, start / 25, end / 25) for text, start, end in (("a", 0, 4), ("b", 8, 12), ("c", 12, 16)))
     group = [Clip(str(n), "a b c", "train", 0.8, Path("a"), Path("v"), 20, "s", words) for n in range(3)]
-    parts = draw_parts([group], torch.Generator().manual_seed(0))
+    parts = draw_parts([group], 9.0, torch.Generator().manual_seed(0))
     assert [(part.start, part.stop) for part in parts] == [(0, 6), (6, 12), (12, 20)]
 
 
+def test_the_ends_are_trimmed_to_less_than_the_margin() -> None:
+    words = tuple(
+        Word(text, start / 25, end / 25) for text, start, end in (("a", 20, 24), ("b", 24, 28), ("c", 28, 32))
+    )
+    group = [Clip(str(n), "a b c", "train", 2.0, Path("a"), Path("v"), 50, "s", words) for n in range(3)]
+    drawn = [draw_parts([group], 0.4, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    starts, stops = {parts[0].start for parts in drawn}, {parts[-1].stop for parts in drawn}
+    assert starts <= set(range(10, 20))
+    assert stops <= set(range(33, 43))
+    assert min(len(starts), len(stops)) > 6
+
+
 def test_the_same_seed_gives_the_same_corpus_and_finished_clips_stay(manifest: Path, tmp_path: Path) -> None:
-    first = splice_corpus(manifest, tmp_path, 3, seed=5)
+    first = splice_corpus(manifest, tmp_path, 3, seed=5, margin=0.1)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.*")}
-    splice_corpus(manifest, tmp_path, 3, seed=5)
+    splice_corpus(manifest, tmp_path, 3, seed=5, margin=0.1)
     media = {path: state for path, state in before.items() if path != first}
     assert media == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in media}
     assert first.read_bytes() == before[first][0]
-    other = splice_corpus(manifest, tmp_path / "other", 3, seed=6)
+    other = splice_corpus(manifest, tmp_path / "other", 3, seed=6, margin=0.1)
     assert other.read_bytes() != before[first][0]
 
 
 def test_without_three_clips_of_a_kind_there_is_nothing_to_splice(manifest: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "few.jsonl", read_manifest(manifest)[:2])
     with pytest.raises(ValueError, match=r"few\.jsonl: splicing needs a speaker with 3 training clips"):
-        splice_corpus(tmp_path / "few.jsonl", tmp_path, 1, seed=0)
+        splice_corpus(tmp_path / "few.jsonl", tmp_path, 1, seed=0, margin=0.1)
