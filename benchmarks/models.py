@@ -165,4 +165,4 @@ def _random_llm(shape: dict[str, Any]) -> LLM:
 
 def _random_whisper(shape: dict[str, Any]) -> SpeechEncoder:
     encoder = WhisperEncoder(transformers.WhisperConfig(**shape, num_mel_bins=80), "trimmed")
-    return SpeechEncoder(encoder, encoder.output_dim, encoder.frame_rate, has_ctc=True)
+    return SpeechEncoder(encoder, has_ctc=True)

@@ -1,18 +1,17 @@
-"""What accompanies a stage's training: resume points, progress lines, loggers."""
+"""What accompanies a stage's training: resume points and progress lines."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+import torch
+from torch import Tensor
 
-from omni_avsr.plots import plot_learning_curve, read_curves
 from omni_avsr.resume import ResumePoint, trained_state
 from omni_avsr.training import Meter, StageModule
 
@@ -63,12 +62,14 @@ class Progress(L.Callback):
             return
         seconds = time.monotonic() - self.since
         meter = pl_module.meter
-        # Each rank holds its share of the global batch's mean.
-        total = {name: trainer.strategy.reduce(value, reduce_op="sum") for name, value in meter.figures.items()}
-        figures = {name: float(value) / steps for name, value in total.items()}
+        # Each rank holds its share of the global batch's mean, and of its clips and tokens.
+        figures = {name: self._sum(trainer, value) / steps for name, value in meter.figures.items()}
+        clips, tokens, padded = (
+            self._sum(trainer, torch.tensor(float(count), device=pl_module.device))
+            for count in (meter.clips, meter.tokens, meter.padded_tokens)
+        )
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        padding = 1 - meter.tokens / meter.padded_tokens
-        figures |= dict(zip(SPEEDS, (lr, meter.clips / seconds, meter.tokens / seconds, padding), strict=True))
+        figures |= dict(zip(SPEEDS, (lr, clips / seconds, tokens / seconds, 1 - tokens / padded), strict=True))
         pl_module.log_figures({f"train/{name}": value for name, value in figures.items()})
         assert trainer.max_steps is not None
         left = (trainer.max_steps - trainer.global_step) * seconds / steps
@@ -78,35 +79,10 @@ class Progress(L.Callback):
             log.info("%s: %s, %.2f s/step, %s left", where, shown, seconds / steps, timedelta(seconds=round(left)))
         self._restart(trainer, pl_module)
 
+    def _sum(self, trainer: L.Trainer, value: Tensor) -> float:
+        """The sum over all ranks."""
+        return float(trainer.strategy.reduce(value, reduce_op="sum"))
+
     def _restart(self, trainer: L.Trainer, pl_module: StageModule) -> None:
         self.since, self.last_step = time.monotonic(), trainer.global_step
         pl_module.meter = Meter()
-
-
-LoggerName = Literal["csv", "tensorboard", "wandb"]
-
-
-def build_loggers(names: Sequence[LoggerName], folder: Path, step: int) -> list[Logger]:
-    """Loggers that write into a stage's folder, apart from what was logged before a resume at ``step``."""
-    version = f"from-step-{step}"
-    built: list[Logger] = []
-    for name in names:
-        match name:
-            case "csv":
-                built.append(CSVLogger(folder, "csv", version))
-            case "tensorboard":
-                built.append(TensorBoardLogger(folder, "tensorboard", version))
-            case "wandb":
-                built.append(WandbLogger(name=f"{folder.parents[1].name}-{folder.name}", save_dir=folder))
-    return built
-
-
-def plot_stage(folder: Path) -> None:
-    """Draw what the CSV logger wrote of a stage, over all its sessions, into ``learning-curve.png``."""
-    records = read_curves(sorted(folder.glob("csv/*/metrics.csv"), key=lambda path: path.stat().st_mtime))
-    names = sorted({name for record in records for name in record})
-    losses = [name for name in names if name.startswith("train/") and name.removeprefix("train/") not in SPEEDS]
-    error_rates = [name for name in names if name.endswith("_wer")]
-    if losses:
-        path, title = folder / "learning-curve.png", folder.name
-        plot_learning_curve(path, records, losses=losses, error_rates=error_rates, title=title)

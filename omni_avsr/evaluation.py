@@ -16,11 +16,13 @@ from omni_avsr.config import STRICT, DType
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.metrics import compare, score
+from omni_avsr.model import OmniAVSR
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
-from omni_avsr.provenance import bind_results, command_line, commit, file_sha256, today
+from omni_avsr.provenance import bind_results, check_results, command_line, commit, file_sha256, today
 from omni_avsr.report import Report, write_report
 from omni_avsr.scorer import Scorer, ScoringConfig
-from omni_avsr.types import Hypothesis, Task
+from omni_avsr.stage_origin import clips_fingerprint
+from omni_avsr.types import Clip, Hypothesis, Task
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,9 @@ def evaluate(config: EvaluateConfig) -> Report:
     tasks = [task for task in config.tasks if task in info.model.tasks]
     if not tasks:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
-    bind_results(config.output, _origin(config))
-    model = load_checkpoint(config.checkpoint, config.llm_dtype).to(config.device)
+    check_results(config.output, _origin(config, test_sets))
+    model = _on_device(load_checkpoint(config.checkpoint, config.llm_dtype), config.device)
+    bind_results(config.output, _origin(config, test_sets))
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
     for name, clips in test_sets.items():
@@ -93,10 +96,18 @@ def _complete(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     return [h for h in hypotheses if found[h.id] == every]
 
 
-def _origin(config: EvaluateConfig) -> dict[str, str | None]:
-    """What hypotheses depend on besides the clips."""
+def _on_device(model: OmniAVSR, device: str) -> OmniAVSR:
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU, or a device that does not exist
+        raise ValueError(f"device={device} cannot be used: {error}") from error
+
+
+def _origin(config: EvaluateConfig, test_sets: Mapping[str, Sequence[Clip]]) -> dict[str, str | None]:
+    """What hypotheses depend on."""
     noise = config.data.test_noise
     return {
+        **{f"test set {name}": clips_fingerprint(clips) for name, clips in test_sets.items()},
         "checkpoint": checkpoint_sha256(config.checkpoint),
         "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
         "llm_dtype": config.llm_dtype or "as trained",

@@ -44,18 +44,29 @@ def file_sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def bind_results(folder: Path, origin: Mapping[str, str | None]) -> None:
-    """Note in ``folder`` what its results are made with, or check that it is what an earlier run noted there.
+def check_results(folder: Path, origin: Mapping[str, str | None]) -> None:
+    """Check that what ``folder`` holds, if anything, was made with what ``origin`` names.
 
     None stands for what this run does not use; it contradicts nothing.
 
     Raises:
         ValueError: the folder's results were made with something else.
     """
+    _merged(folder, origin)
+
+
+def bind_results(folder: Path, origin: Mapping[str, str | None]) -> None:
+    """``check_results``, then note ``origin`` in ``folder`` for later runs. Call it when there is something to keep."""
+    before, merged = _merged(folder, origin)
+    if merged != before:
+        write_atomically(folder / ORIGIN, json.dumps(merged, indent=2) + "\n")
+
+
+def _merged(folder: Path, origin: Mapping[str, str | None]) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """What the folder notes, and the same with ``origin`` in it."""
     path = folder / ORIGIN
     before: dict[str, str | None] = json.loads(path.read_text()) if path.is_file() else {}
     used = {name: value for name, value in origin.items() if value is not None}
     if changed := [name for name, value in used.items() if before.get(name) not in (None, value)]:
         raise ValueError(f"{folder} holds results of another {' and '.join(changed)}; give another folder or delete it")
-    if {**before, **used} != before:
-        write_atomically(path, json.dumps({**before, **used}, indent=2) + "\n")
+    return before, {**before, **used}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import warnings
@@ -11,7 +10,6 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from omni_avsr.build import build_encoders, build_model
-from omni_avsr.callbacks import LoggerName, Progress, ResumeSaver, build_loggers, plot_stage
+from omni_avsr.callbacks import Progress, ResumeSaver
 from omni_avsr.checkpoint import TRAINED, read_info, save_checkpoint, save_tensors
 from omni_avsr.config import STRICT, ModelConfig, Positive, to_mapping
 from omni_avsr.data.augment import Augmenter
@@ -30,9 +28,11 @@ from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.files import write_atomically
+from omni_avsr.loggers import LoggerName, build_loggers, check_loggers, close_loggers, plot_stage
 from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.base import LabelUnit
 from omni_avsr.objectives.build import build_objective
-from omni_avsr.provenance import bind_results, commit, file_sha256, today
+from omni_avsr.provenance import bind_results, check_results, commit, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stage_data import (
     cached_clips,
@@ -43,6 +43,7 @@ from omni_avsr.stage_data import (
     usable_clips,
     whole_plans,
 )
+from omni_avsr.stage_origin import stage_origin
 from omni_avsr.stages import (
     RecognitionObjectiveConfig,
     StageConfig,
@@ -50,6 +51,7 @@ from omni_avsr.stages import (
     set_modes,
 )
 from omni_avsr.start import StartConfig, start_record, start_tensors
+from omni_avsr.trainer import build_trainer, check_trainer
 from omni_avsr.training import StageModule
 from omni_avsr.types import Batch, Clip, RunRecord
 from omni_avsr.weights import cache_folder
@@ -68,6 +70,8 @@ class RunConfig:
     domain: what the model is trained on and good for, in words; every command that uses the checkpoint shows it.
     trainer: goes to Lightning's Trainer as it is.
     start: a checkpoint whose weights the first stage starts from.
+    max_label_tokens, max_label_characters: the longest transcript that a stage may score, in tokens where it goes
+        through an LLM or a Whisper decoder and in characters where it is CTC.
     """
 
     model: ModelConfig
@@ -82,8 +86,17 @@ class RunConfig:
     checkpoint_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     log_every: Positive = 20
     max_label_tokens: Positive = 128
+    max_label_characters: Positive = 600
     resume_seconds: Annotated[float, Field(gt=0)] = 600.0
     resume_steps: Positive = 1_000_000
+
+    def __post_init__(self) -> None:
+        check_trainer(self.trainer)
+        check_loggers(self.loggers)
+
+    @property
+    def label_limits(self) -> dict[LabelUnit, int]:
+        return {"tokens": self.max_label_tokens, "characters": self.max_label_characters}
 
 
 def run(config: RunConfig) -> Path:
@@ -103,81 +116,77 @@ def run(config: RunConfig) -> Path:
     unfinished = [n for n, folder in zip(config.stages, folders, strict=True) if not (folder / TRAINED).is_file()]
     start = start_tensors(config.start, config.model) if config.start else {}
     for name in unfinished[1:]:  # the first one is about to find out by itself
-        _check_stage(config, name, train, validation)
+        _check_stage(config, name, start, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
-        bind_results(folder, _origin(config, stage, train, folders[:number]))
+        noise_file, said = config.data.noise, start_record(config.start) if config.start else None
+        origin = stage_origin(config.model, stage, config.seed, train, noise_file, said, folders[:number])
+        check_results(folder, origin)
         if name not in unfinished:
             log.info("stage %s is finished: %s", name, folder)
             continue
         seed = config.seed * 1_009 + number
         # One seed builds all stages and the checkpoint, so that what no stage trains is the same everywhere.
         model = _build(config, stage, config.seed)
-        for state in (start, *(load_file(previous / TRAINED) for previous in folders[:number])):
-            own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
-            load_state(model, {name: value for name, value in state.items() if name in own})
+        _load_start(model, start)
+        for previous in folders[:number]:
+            load_state(model, _own(model, load_file(previous / TRAINED)))
         waveform = config.model.waveform
         training_data = BatchDataset(usable_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
-        run_stage(config, name, stage, seed, folder, model, training_data, validation_data)
+        run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
         _export(config, folders, start)
     return config.output
 
 
-def _check_stage(config: RunConfig, name: str, train: Sequence[Clip], validation: Sequence[Clip]) -> None:
+def _load_start(model: nn.Module, start: Mapping[str, Tensor]) -> None:
+    """Load what the run starts from: all of it into a whole model, its own part into encoders alone."""
+    load_state(model, start if isinstance(model, OmniAVSR) else _own(model, start))
+
+
+def _own(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of ``state`` that is ``model``'s."""
+    own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    return {name: value for name, value in state.items() if name in own}
+
+
+def _check_stage(
+    config: RunConfig, name: str, start: Mapping[str, Tensor], train: Sequence[Clip], validation: Sequence[Clip]
+) -> None:
     """Raise for whatever the stage would raise for at its start, without training it."""
     stage = config.stages[name]
     model = _build(config, stage, config.seed)
+    _load_start(model, start)
     chosen = freeze_all_but(model, stage.trainable)
     if stage.feature_variants:
         check_encoders_are_frozen(chosen)
-    objective = build_objective(
-        stage.objective, config.model, model, usable_clips(name, stage, train), config.max_label_tokens, config.seed
-    )
+    objective = build_objective(stage.objective, config.model, model, usable_clips(name, stage, train), config.seed)
     for clips in (train, validation):
-        clip_sizes(objective, model, usable_clips(name, stage, clips), config.max_label_tokens)
-
-
-def _origin(
-    config: RunConfig, stage: StageConfig, train: Sequence[Clip], earlier: Sequence[Path]
-) -> dict[str, str | None]:
-    """What a stage's weights depend on, so that another run (of a sweep, say) does not take them for its own."""
-    parts = {
-        "model": _model_part(config.model, stage),
-        "stage settings": to_mapping(stage),
-        "seed": config.seed,
-        "training clips": [(clip.id, clip.text) for clip in train],
-        "noise": file_sha256(config.data.noise) if config.data.noise and stage.augment else None,
-        "start": start_record(config.start) if config.start else None,
-        "earlier stages": [file_sha256(folder / TRAINED) for folder in earlier],
-    }
-    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
+        clip_sizes(objective, model, usable_clips(name, stage, clips), config.label_limits)
 
 
 @rank_zero_only
 def _export(config: RunConfig, folders: Sequence[Path], start: Mapping[str, Tensor]) -> None:
     """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet."""
     folder = config.output / "checkpoint"
-    records = [json.loads((stage / RECORD).read_text()) for stage in folders]
-    if folder.is_dir() and read_info(folder).training["records"] == records:
+    training = {
+        "domain": config.domain,
+        "seed": config.seed,
+        "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
+        "records": [json.loads((stage / RECORD).read_text()) for stage in folders],
+        "stored as": config.checkpoint_dtype,
+        **({"start": start_record(config.start)} if config.start else {}),
+    }
+    if folder.is_dir() and training.items() <= read_info(folder).training.items():
         return
     model = build_model(config.model, config.seed)
     trained = dict(start)
     for stage in folders:
         trained |= load_file(stage / TRAINED)
     load_state(model, trained)
-    training = {
-        "domain": config.domain,
-        "seed": config.seed,
-        "commit": commit(),
-        "date": today(),
-        "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
-        "records": records,
-        **({"start": start_record(config.start)} if config.start else {}),
-    }
     dtype = getattr(torch, config.checkpoint_dtype)
-    save_checkpoint(folder, model, trained, training, dtype)
+    save_checkpoint(folder, model, trained, {**training, "commit": commit(), "date": today()}, dtype)
     log.info("checkpoint: %s", folder)
 
 
@@ -187,21 +196,29 @@ def run_stage(
     stage: StageConfig,
     seed: int,
     folder: Path,
+    origin: Mapping[str, str | None],
     model: nn.Module,
     train: BatchDataset,
     validation: BatchDataset,
 ) -> None:
-    """Train one stage, resuming it where its resume point stands, and write its trained tensors."""
+    """Train one stage, resuming it where its resume point stands, and write its trained tensors.
+
+    Raises:
+        ValueError: the stage cannot use a setting or a clip, or the trainer stopped before the last step.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
     set_modes(model)
     log.info("stage %s trains %d tensors", name, len(chosen))
     torch.manual_seed(seed)
-    objective = build_objective(stage.objective, config.model, model, train.clips, config.max_label_tokens, seed)
+    objective = build_objective(stage.objective, config.model, model, train.clips, seed)
+    sizes = clip_sizes(objective, model, train.clips, config.label_limits)
+    plans = whole_plans(clip_sizes(objective, model, validation.clips, config.label_limits), VALIDATION_CLIPS)
     start = ResumePoint.load(folder / "resume.pt")
     module = StageModule(model, objective, name, stage, seed, start)
     done = start.step if start else 0
-    trainer = L.Trainer(
+    trainer = build_trainer(
+        config.trainer,
         max_steps=stage.num_steps - done,
         max_epochs=-1,
         accumulate_grad_batches=stage.batching.accumulation,
@@ -218,24 +235,27 @@ def run_stage(
             ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
             Progress(config.log_every),
         ],
-        **config.trainer,
     )
     data: Dataset[Batch] = train
     if stage.feature_variants:
         assert isinstance(model, OmniAVSR)
         check_encoders_are_frozen(chosen)
         model.to(trainer.strategy.root_device)
-        data = stored_features(config.output / "features", stage, model, train, config.seed)
-    sizes = clip_sizes(objective, model, train.clips, config.max_label_tokens)
+        data = stored_features(config.output / "features", stage, model, train, config.data.noise, config.seed)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
-    plans = whole_plans(clip_sizes(objective, model, validation.clips, config.max_label_tokens), VALIDATION_CLIPS)
+    bind_results(folder, origin)
     # With no steps left too: it brings the processes of a distributed run together.
     with warnings.catch_warnings():
         # Frozen parts are in evaluation mode because they should be.
         warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
         trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
-        if not module.last_validation:  # the last steps, or all of them after a resume, were too few for one
+        if module.step < stage.num_steps:
+            raise ValueError(
+                f"stage {name} was stopped at step {module.step} of {stage.num_steps}, by trainer settings "
+                f"({', '.join(config.trainer)}) or a signal; run again to go on from its last resume point"
+            )
+        if module.validated_step != stage.num_steps:  # a record tells of the final weights
             trainer.validate(module, plan_loader(validation, plans, 0), verbose=False)
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
@@ -246,15 +266,8 @@ def run_stage(
         save_tensors(folder / TRAINED, trained_state(model))
         if "csv" in config.loggers:
             plot_stage(folder)
+    close_loggers(trainer.loggers)
     trainer.strategy.barrier()  # no rank may look for these files before they are there
-
-
-def _model_part(config: ModelConfig, stage: StageConfig) -> dict[str, Any]:
-    """The settings that a stage depends on: those of its encoder alone, or all of them where it runs the LLM."""
-    if isinstance(stage.objective, RecognitionObjectiveConfig):
-        return to_mapping(config)
-    encoders = {str(modality): to_mapping(config.encoder_of(modality)) for modality in stage.objective.modalities}
-    return {**encoders, "waveform": config.waveform}
 
 
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:

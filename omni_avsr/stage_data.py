@@ -22,7 +22,9 @@ from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.feature_store import FeatureDataset, open_feature_store
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives.base import Objective
+from omni_avsr.objectives.base import LabelUnit, Objective, max_seconds
+from omni_avsr.provenance import file_sha256
+from omni_avsr.stage_origin import clips_fingerprint
 from omni_avsr.stages import StageConfig
 from omni_avsr.types import Clip, Features, Modality, Task
 
@@ -64,12 +66,23 @@ def check_encoders_are_frozen(trained: Iterable[str]) -> None:
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 
 
-def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int) -> FeatureDataset:
+def stored_features(
+    root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, noise: Path | None, seed: int
+) -> FeatureDataset:
     """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
 
-    Stages with the same encoders, clips and augmentation share one store below ``root``, named by its fingerprint.
+    Stages with the same encoders, clips, noise and augmentation share one store below ``root``, named by its
+    fingerprint.
     """
-    settings = [seed, stage.feature_variants, to_mapping(stage.augment), [clip.id for clip in train.clips]]
+    settings = [
+        seed,
+        stage.feature_variants,
+        to_mapping(stage.augment),
+        file_sha256(noise) if noise else None,
+        clips_fingerprint(train.clips),
+        train.waveform,
+        [to_mapping(model.config.encoder_of(modality)) for modality in Modality],
+    ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for value in model.encoders.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
@@ -88,20 +101,33 @@ def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: Batc
     return FeatureDataset(list(train.clips), store, seed)
 
 
-def clip_sizes(objective: Objective, model: nn.Module, clips: Sequence[Clip], longest: int) -> list[ClipSize]:
+def clip_sizes(
+    objective: Objective, model: nn.Module, clips: Sequence[Clip], limits: Mapping[LabelUnit, int]
+) -> list[ClipSize]:
     """What the batch planner needs to know of each clip.
 
+    Args:
+        limits: labels that a transcript may have, by the unit in which the objective counts them.
+
     Raises:
-        ValueError: a transcript is over ``longest`` labels; names the clip and what to do.
+        ValueError: a transcript has no label or too many, or a clip is longer than an encoder takes; names the clip
+            and what to do.
     """
-    sizes = []
+    sizes, unit = [], objective.label_unit
     for clip in clips:
         num_labels = objective.num_label_tokens(model, clip.text)
-        if not 0 < num_labels <= longest:
+        if not 0 < num_labels <= limits[unit]:
             raise ValueError(
-                f"the transcript of {clip.id} has {num_labels} labels, allowed are 1 to max_label_tokens={longest}; "
-                "raise the limit, or cut or drop the clip"
+                f"the transcript of {clip.id} has {num_labels} {unit}, allowed are 1 to "
+                f"max_label_{unit}={limits[unit]}; raise the limit, or cut or drop the clip"
             )
+        for modality in clip.modalities:
+            longest = max_seconds(model, modality)
+            if clip.seconds > longest:
+                raise ValueError(
+                    f"{clip.id} has {clip.seconds:.2f} s, the {modality} encoder takes {longest:g} s; "
+                    "cut or drop the clip"
+                )
         # Audio counts in video frames of 40 ms, so that one budget serves both.
         sizes.append(ClipSize(max(clip.num_frames, math.ceil(clip.seconds * VIDEO_FPS)), num_labels, clip.modalities))
     return sizes

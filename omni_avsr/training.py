@@ -81,6 +81,7 @@ class StageModule(L.LightningModule):
         self.meter = Meter()
         self.begun = time.monotonic()
         self.last_validation: dict[str, float] = {}
+        self.validated_step = -1
         self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
         set_modes(self)
@@ -153,7 +154,7 @@ class StageModule(L.LightningModule):
             figures[f"validation/{reading}_cer"] = jiwer.cer(references, texts)
         self.validation.clear()
         self.validation_losses.clear()
-        self.last_validation = figures
+        self.last_validation, self.validated_step = figures, self.step
         self.log_figures(figures)
         log.info("step %d: %s", self.step, ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
 

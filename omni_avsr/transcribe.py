@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Transcriber:
         self,
         path: str | Path,
         task: Task | str = Task.AVSR,
-        rates: Rates | tuple[int, int] | None = None,
+        rates: Rates | Sequence[int] | None = None,
         num_beams: int = 1,
         max_new_tokens: int = 64,
     ) -> str:
@@ -60,7 +60,7 @@ class Transcriber:
         task = Task(task)
         if task not in self.model.config.tasks:
             raise ValueError(f"this model is for {', '.join(self.model.config.tasks)}, not for {task}")
-        pair = Rates(*rates) if isinstance(rates, tuple) else rates or self.default_rates
+        pair = rates if isinstance(rates, Rates) else Rates(*rates) if rates else self.default_rates
         self.model.config.compression.check(pair, task)
         inputs = {modality: self._read(Path(path), modality) for modality in task.modalities}
         features = self.model.encode(inputs)
@@ -83,8 +83,14 @@ class Transcriber:
         if frame.shape == (MOUTH_SIZE, MOUTH_SIZE):
             return read_video(path, grey=True)
         # MediaPipe is heavy and an extra: it is imported only when a face has to be found.
-        from omni_avsr.mouth.face import find_face_model
-        from omni_avsr.mouth.video import crop_video
+        try:
+            from omni_avsr.mouth.face import find_face_model
+            from omni_avsr.mouth.video import crop_video
+        except ImportError as error:
+            raise ValueError(
+                f"{path} is no video of mouth crops ({MOUTH_SIZE} x {MOUTH_SIZE}), and to find a face in it needs what "
+                f"pip install 'omni-avsr[prepare]' brings ({error})"
+            ) from error
 
         return crop_video(path, find_face_model(self.face_model))[0]
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import huggingface_hub
@@ -48,18 +49,12 @@ class Weights:
         Raises:
             ValueError: a folder holds neither.
         """
-        digest = hashlib.sha256()
-        if self.path.is_dir() and (shards := _matching(self.path, ("*.safetensors",))):
-            for part in _tensor_bytes(shards):
-                digest.update(part)
-            return digest.hexdigest()
-        files = [self.path] if self.path.is_file() else _matching(self.path, ("*.bin",))
+        shards = _matching(self.path, ("*.safetensors",)) if self.path.is_dir() else []
+        files = shards or ([self.path] if self.path.is_file() else _matching(self.path, ("*.bin",)))
         if not files:
             raise ValueError(f"{self.path} holds no weights: neither *.safetensors nor *.bin")
-        for file in files:
-            for chunk in _chunks(file):
-                digest.update(chunk)
-        return digest.hexdigest()
+        states = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        return _fingerprint(states, by_tensor=bool(shards))
 
 
 def resolve(reference: str) -> Weights:
@@ -136,6 +131,17 @@ def _snapshot(reference: str, patterns: Iterable[str]) -> Path:
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted((file for pattern in patterns for file in folder.glob(pattern)), key=lambda file: file.name)
+
+
+@cache
+def _fingerprint(states: tuple[tuple[Path, int, int], ...], by_tensor: bool) -> str:
+    """SHA-256 of files; kept for this process, since every stage asks for that of the same gigabytes."""
+    files = [file for file, _, _ in states]
+    parts = _tensor_bytes(files) if by_tensor else (chunk for file in files for chunk in _chunks(file))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

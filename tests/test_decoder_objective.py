@@ -177,7 +177,7 @@ def test_there_is_nothing_to_read_in_validation(model: Encoders, objective: Deco
 def test_it_is_built_from_the_settings_of_the_stage_and_the_model(
     folder: Path, model: Encoders, objective: DecoderObjective, batch: Batch
 ) -> None:
-    built = build_objective(DecoderObjectiveConfig(), model_config(folder), model, batch.clips, 8, seed=0)
+    built = build_objective(DecoderObjectiveConfig(), model_config(folder), model, batch.clips, seed=0)
     assert isinstance(built, DecoderObjective)
     with torch.no_grad():
         assert torch.equal(built(model, batch).loss, objective(model, batch).loss)
@@ -186,11 +186,11 @@ def test_it_is_built_from_the_settings_of_the_stage_and_the_model(
 def test_a_language_that_the_whisper_cannot_take_is_an_error(folder: Path, model: Encoders, batch: Batch) -> None:
     config = DecoderObjectiveConfig(language="en")
     with pytest.raises(ValueError, match='takes no language, but "en" was asked for'):
-        build_objective(config, model_config(folder), model, batch.clips, 8, seed=0)
+        build_objective(config, model_config(folder), model, batch.clips, seed=0)
 
 
 def test_an_audio_encoder_that_is_no_whisper_is_an_error(folder: Path, batch: Batch) -> None:
     compact = model_config(folder, "compact_audio")
     model = build_encoders(compact, 0, [Modality.AUDIO])
     with pytest.raises(ValueError, match=r"trains a Whisper encoder; model\.audio_encoder is none"):
-        build_objective(DecoderObjectiveConfig(), compact, model, batch.clips, 8, seed=0)
+        build_objective(DecoderObjectiveConfig(), compact, model, batch.clips, seed=0)

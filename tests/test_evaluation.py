@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_checkpoint import TRAINING, save_tiny_checkpoint, write_test_set
@@ -21,10 +22,10 @@ from omni_avsr.encoders.compact_audio import CompactAudioEncoder
 from omni_avsr.evaluation import EvaluateConfig, evaluate
 from omni_avsr.features import prepare_video
 from omni_avsr.hypotheses import read_hypotheses
-from omni_avsr.media import read_audio, read_video
+from omni_avsr.media import read_audio, read_video, write_audio
 from omni_avsr.report import Report, read_report
 from omni_avsr.scorer import SWAPPED
-from omni_avsr.types import MATCHED, Clip, Features, Modality, Task
+from omni_avsr.types import MATCHED, Clip, Features, Modality, Rates, Task
 
 SEEN = ("a1", "a2", "a3", "b1", "b2")
 ASR, VSR, AVSR = ("2", "5"), ("1", "3"), ("2,1", "2,3", "5,1", "5,3")
@@ -316,15 +317,19 @@ def test_results_of_another_evaluation_are_not_taken_for_this_ones(
 
 
 @pytest.mark.usefixtures("_no_plots")
-def test_hypotheses_of_another_text_are_not_taken_for_this_ones(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["text", "audio"])
+def test_hypotheses_of_other_clips_are_not_taken_for_this_ones(change: str, root: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(root / "corpus", corpus)
     data = {"test_sets": {"tiny": {"manifest": corpus / "manifest.jsonl"}}}
     few = {"tasks": ["vsr"], "snr_db": [], "swap_video": False}
     evaluate(config(root, tmp_path / "out", data, **few))
-    manifest = corpus / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace("set red", "set white"))
-    with pytest.raises(ValueError, match=r"hypotheses-tiny\.jsonl holds a2 as 'set red', the test set as 'set white'"):
+    if change == "text":
+        manifest = corpus / "manifest.jsonl"
+        manifest.write_text(manifest.read_text().replace("set red", "set white"))
+    else:  # prepared anew
+        write_audio(corpus / "a2.wav", np.zeros(5000))
+    with pytest.raises(ValueError, match="holds results of another test set tiny; give another folder or delete it"):
         evaluate(config(root, tmp_path / "out", data, **few))
 
 
@@ -359,6 +364,44 @@ def test_only_noisy_sets_are_scored_in_noise(root: Path, tmp_path: Path) -> None
     assert levels == {"noisy": {None, *SNRS}, "quiet": {None}}
     assert (tmp_path / "hypotheses-noisy.jsonl").is_file()
     assert (tmp_path / "hypotheses-quiet.jsonl").is_file()
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_video_that_cannot_be_swapped_is_an_error_before_anything_is_decoded(root: Path, tmp_path: Path) -> None:
+    manifest = root / "corpus" / "same.jsonl"
+    lines = (root / "corpus" / "manifest.jsonl").read_text().splitlines()
+    manifest.write_text("\n".join(line for line in lines if '"bin blue"' in line))
+    sets = {"test_sets": {"tiny": {"manifest": manifest}}}
+    with pytest.raises(ValueError, match="swap_video needs clips of different texts with video"):
+        evaluate(config(root, tmp_path / "out", sets, snr_db=[]))
+    assert not list(tmp_path.rglob("*.jsonl"))
+    evaluate(config(root, tmp_path / "out", sets, snr_db=[], swap_video=False, tasks=["vsr"]))
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_beams_are_the_models_beams(root: Path, tmp_path: Path) -> None:
+    few = {"tasks": ["avsr"], "snr_db": [], "swap_video": False}
+    evaluate(config(root, tmp_path, decode={"num_beams": 3, "max_new_tokens": 6}, **few))
+    model = evaluation.load_checkpoint(root / "checkpoint", "float32")
+    found = {(h.id, h.rates): h.text for h in read_hypotheses(tmp_path / "hypotheses-tiny.jsonl")}
+    clips = [clip for clip in read_manifest(root / "corpus" / "manifest.jsonl") if clip.id in SEEN]
+    assert len(found) == len(SEEN) * len(AVSR) == len(clips) * len(AVSR)
+    for clip in clips:
+        assert clip.audio is not None
+        assert clip.video is not None
+        inputs = {
+            Modality.AUDIO: Features.pad([torch.from_numpy(read_audio(clip.audio))]),
+            Modality.VIDEO: Features.pad([prepare_video(torch.from_numpy(read_video(clip.video, grey=True)))]),
+        }
+        [text] = model.generate(model.encode(inputs), Task.AVSR, Rates(2, 3), num_beams=3, max_new_tokens=6)
+        assert found[clip.id, "2,3"] == text
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_a_device_that_is_not_there_is_a_clear_error(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device=nonsense cannot be used"):
+        evaluate(config(root, tmp_path / "out", device="nonsense"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_scored_is_a_clear_error(root: Path, tmp_path: Path) -> None:

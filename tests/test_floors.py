@@ -17,7 +17,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sequence", "adapters", "llm"),
     ("model", "build", "stages"),
     ("objectives", "checkpoint", "resume", "start", "decode"),
-    ("training", "callbacks", "stage_data", "run", "evaluation", "scorer", "transcribe", "edge"),
+    (
+        "training",
+        "callbacks",
+        "stage_data",
+        "stage_origin",
+        "trainer",
+        "loggers",
+        "run",
+        "evaluation",
+        "scorer",
+        "transcribe",
+        "edge",
+    ),
     ("cli", "__init__"),
 )
 """Floor by floor, the parts of omni_avsr: a module, or a folder with all in it. ``__init__`` is the front door."""

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers_model import run_config, run_values, stage_tensors, stage_values, write_corpus
+from helpers_model import model_values, run_config, run_values, stage_tensors, stage_values, write_corpus
 from lightning import Trainer
 
 from omni_avsr.checkpoint import load_checkpoint, save_tensors
 from omni_avsr.config import from_mapping
 from omni_avsr.data.batching import ClipSize
+from omni_avsr.media import write_audio
 from omni_avsr.resume import ResumePoint
 from omni_avsr.run import RunConfig, run
 from omni_avsr.stage_data import whole_plans
@@ -119,6 +121,66 @@ def test_stages_of_other_settings_are_not_taken_for_this_runs(finished: RunConfi
         run(replace(finished, seed=finished.seed + 1))
 
 
+def test_other_words_about_a_checkpoint_make_it_anew(finished: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(finished.output, tmp_path / "run")
+    run(replace(finished, output=tmp_path / "run", domain="quiet"))
+    training = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())["training"]
+    assert training["domain"] == "quiet"
+    assert len(training["records"]) == len(STAGES)
+
+
+def test_corpora_prepared_anew_are_not_taken_for_the_old_one(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    config = run_config(tmp_path, tmp_path / "run", {"audio_ctc": stage_values("audio_ctc", 1)})
+    run(config)
+    write_audio(tmp_path / "corpus" / "0.wav", np.zeros(640 * 9))
+    with pytest.raises(ValueError, match="holds results of another training clips"):
+        run(config)
+
+
+def test_a_mistake_that_is_corrected_does_not_lock_the_folder(folder: Path) -> None:
+    values = run_values(folder, folder / "mistaken", {"joint": stage_values("joint", 1)})
+    good = list(values["stages"]["joint"]["trainable"])
+    values["stages"]["joint"]["trainable"] = ["llm.*lorry_*"]
+    with pytest.raises(ValueError, match="matches no parameter to train"):
+        run(from_mapping(RunConfig, values))
+    values["stages"]["joint"]["trainable"] = good
+    run(from_mapping(RunConfig, values))
+    assert (folder / "mistaken" / "checkpoint").is_dir()
+
+
+def test_a_stage_that_the_trainer_ends_early_is_not_taken_for_finished(folder: Path) -> None:
+    values = run_values(folder, folder / "early", {"joint": stage_values("joint", 2)})
+    limited = values | {"trainer": values["trainer"] | {"max_time": {"seconds": 0}}}
+    with pytest.raises(ValueError, match=r"stage joint was stopped at step \d of 2, by trainer settings"):
+        run(from_mapping(RunConfig, limited))
+    assert stage_tensors(folder / "early") == {}
+    run(from_mapping(RunConfig, values))
+    assert (folder / "early" / "checkpoint").is_dir()
+
+
+def test_the_record_tells_of_the_final_weights(folder: Path) -> None:
+    config = run_config(folder, folder / "final", {"joint": stage_values("joint", 3, validate_every=2)})
+    run(config)
+    record = json.loads((folder / "final" / "stages" / "0-joint" / "record.json").read_text())
+    with (folder / "final" / "stages" / "0-joint" / "csv" / "from-step-0" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/loss"]]
+    assert [row["step"] for row in rows] == ["2", "3"]
+    assert record["metrics"]["validation/loss"] == pytest.approx(float(rows[-1]["validation/loss"]))
+
+
+def test_stored_features_of_other_noise_are_not_used(folder: Path, tmp_path: Path) -> None:
+    values = run_values(folder, tmp_path / "run", {"joint": stage_values("joint", 1, feature_variants=1)})
+    run(from_mapping(RunConfig, values))
+    write_audio(tmp_path / "other.wav", np.random.default_rng(5).standard_normal(8000) / 10)
+    values["data"]["noise"] = str(tmp_path / "other.wav")
+    with pytest.raises(ValueError, match="another noise"):
+        run(from_mapping(RunConfig, values))
+    shutil.rmtree(tmp_path / "run" / "stages")
+    run(from_mapping(RunConfig, values))
+    assert len(list((tmp_path / "run" / "features").iterdir())) == 2
+
+
 def test_a_stage_that_is_added_is_trained_and_goes_into_the_checkpoint(folder: Path) -> None:
     values = run_values(folder, folder / "added", {"first": stage_values("projector", 1)})
     run(from_mapping(RunConfig, values))
@@ -186,7 +248,16 @@ def test_a_transcript_over_the_limit_is_named_before_the_first_stage(
 ) -> None:
     # Eight characters: allowed in the encoders' stages, one too many with eos.
     values = with_line(folder, "long", text="abcdefgh")
-    refused(values, "the transcript of long has 9 labels, .* max_label_tokens=8", monkeypatch)
+    refused(values, "the transcript of long has 9 tokens, .* max_label_tokens=8", monkeypatch)
+
+
+def test_a_clip_that_an_encoder_cannot_take_is_named_before_the_first_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = with_line(folder, "endless", seconds=0.8)
+    values["model"] = model_values(folder, "whisper_trimmed")
+    values["model"]["audio_encoder"]["ctc"] = True
+    refused(values, r"endless has 0\.80 s, the audio encoder takes 0\.6 s; cut or drop the clip", monkeypatch)
 
 
 def test_noise_levels_without_a_noise_file_are_refused_before_the_first_stage(
@@ -218,6 +289,9 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
     [
         ({"epochs": 3}, r"^train\.epochs: Unexpected keyword argument"),
         ({"log_every": 0}, r"^train\.log_every: .*greater than 0"),
+        ({"trainer": {"gpus": 2}}, "trainer has gpus, which lightning.Trainer does not take"),
+        ({"trainer": {"max_epochs": 2}}, "trainer has max_epochs, which follows from the stage's settings"),
+        ({"trainer": {"precision": "bf16-true"}}, "trainer.precision is bf16-true; choose 32-true, bf16-mixed"),
         ({"stages": {"Joint Stage": stage_values("joint", 2)}}, r"^train\.stages\.Joint Stage: .*pattern"),
     ],
 )

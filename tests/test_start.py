@@ -85,6 +85,14 @@ def test_a_part_that_is_not_there_is_an_error(folder: Path, first: RunConfig) ->
         start_tensors(StartConfig(folder), model)
 
 
+def test_parts_that_the_model_lacks_are_refused_before_training(folder: Path, first: RunConfig) -> None:
+    config = started(folder, "lacking", first, ["*"], joint=stage_values("joint", 1))
+    shared = replace(config.model, adapters=replace(config.model.adapters, strategy="shared"))
+    with pytest.raises(ValueError, match=r"tensors do not fit this model .*lora_A\.asr"):
+        run(replace(config, model=shared))
+    assert not stage_tensors(config.output)
+
+
 def test_adapters_do_not_move_to_another_base_model(folder: Path, first: RunConfig) -> None:
     save_tiny_llm(folder / "other", "llama", seed=5)
     model = from_mapping(ModelConfig, run_values(folder, folder, {})["model"])

@@ -126,6 +126,15 @@ def test_what_cannot_be_transcribed_is_a_clear_error(
         transcriber.transcribe(folder / file, task, rates)
 
 
+def test_raw_video_without_mediapipe_says_what_to_install(
+    transcriber: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_muxed(tmp_path / "raw.mkv", random_audio(FRAMES, 1), random_video(FRAMES, 1, size=120))
+    monkeypatch.setitem(sys.modules, "omni_avsr.mouth.video", None)
+    with pytest.raises(ValueError, match=r"raw\.mkv is no video of mouth crops \(96 x 96\), .*omni-avsr\[prepare\]"):
+        transcriber.transcribe(tmp_path / "raw.mkv", "vsr")
+
+
 def test_a_model_that_cannot_see_says_so(folder: Path, tmp_path: Path) -> None:
     save_tiny_checkpoint(tmp_path, video_encoder=None)
     hearing = omni_avsr.load(tmp_path / "checkpoint")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+EXTRAS = {"train": "train", "evaluate": "train", "prepare": "prepare", "splice": "prepare"}
+"""The extra of the package that a command needs."""
+
 COMMANDS = {
     "train": "train the stages of an experiment (Hydra key=value)",
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
@@ -23,4 +26,9 @@ def main() -> None:
         (sys.stdout if wanted else sys.stderr).write(text)
         sys.exit(0 if wanted else 2)
     sys.argv = [f"omni-avsr {command}", *sys.argv[2:]]
-    import_module(f"omni_avsr.cli.{command}").main()
+    try:
+        module = import_module(f"omni_avsr.cli.{command}")
+    except ModuleNotFoundError as error:
+        extra = EXTRAS[command]
+        sys.exit(f"omni-avsr {command}: {error}; run pip install 'omni-avsr[{extra}]', which brings what it needs")
+    module.main()

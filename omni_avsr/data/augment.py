@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from omni_avsr.config import STRICT, Positive
+from omni_avsr.config import STRICT
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.features import MOUTH_CROP, SAMPLE_RATE, VIDEO_FPS
 
@@ -27,7 +27,6 @@ class AugmentConfig:
     largest relative change of size, ``rotation`` the largest turn in degrees; both hold for the whole clip.
     """
 
-    crop_size: Positive = MOUTH_CROP
     flip: Share = 0.0
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -61,20 +60,18 @@ class Augmenter:
         self.config, self.noise = config, noise
 
     def video(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """[T, 96, 96] uint8 mouth crops -> [T, crop, crop] uint8. ValueError when they are smaller than that."""
+        """[T, 96, 96] uint8 mouth crops -> [T, 88, 88] uint8. ValueError when they are smaller than that."""
         config = self.config
-        free = crops.shape[-1] - config.crop_size
+        free = crops.shape[-1] - MOUTH_CROP
         if free < 0:
-            raise ValueError(
-                f"crop_size {config.crop_size} is larger than the stored crops of {crops.shape[-1]} pixels"
-            )
+            raise ValueError(f"mouth crops of {crops.shape[-1]} pixels are too small; {MOUTH_CROP} of them are used")
         if config.zoom or config.rotation:
             scale = uniform(1 - config.zoom, 1 + config.zoom, generator)
             angle = uniform(-config.rotation, config.rotation, generator)
             border = [float(crops.float().mean())]
             crops = vision.affine(crops, angle, [0, 0], scale, [0.0, 0.0], InterpolationMode.BILINEAR, border)
         top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
-        crops = vision.crop(crops, top, left, config.crop_size, config.crop_size)
+        crops = vision.crop(crops, top, left, MOUTH_CROP, MOUTH_CROP)
         if uniform(0, 1, generator) < config.flip:
             crops = vision.horizontal_flip(crops)
         if config.brightness or config.contrast:

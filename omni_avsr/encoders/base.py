@@ -12,10 +12,12 @@ class Encoder(Protocol):
 
     output_dim: width of a feature vector.
     frame_rate: features per second of input.
+    max_seconds: longest clip that it takes; infinite for an encoder without a fixed context.
     """
 
     output_dim: int
     frame_rate: float
+    max_seconds: float
 
     def __call__(self, inputs: Features) -> Features:
         """Encode.

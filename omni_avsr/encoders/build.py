@@ -17,11 +17,13 @@ from omni_avsr.weights import check_sha256, resolve
 class SpeechEncoder(nn.Module):
     """An encoder and its optional CTC head; keeps the ``Encoder`` contract itself."""
 
-    def __init__(self, encoder: nn.Module, output_dim: int, frame_rate: float, has_ctc: bool) -> None:
+    def __init__(self, encoder: Encoder, has_ctc: bool) -> None:
         super().__init__()
+        assert isinstance(encoder, nn.Module)
         self.encoder = encoder
-        self.output_dim, self.frame_rate = output_dim, frame_rate
-        self.ctc = CTCHead(output_dim) if has_ctc else None
+        self.output_dim, self.frame_rate = encoder.output_dim, encoder.frame_rate
+        self.max_seconds = encoder.max_seconds
+        self.ctc = CTCHead(encoder.output_dim) if has_ctc else None
 
     def forward(self, inputs: Features) -> Features:
         return self.encoder(inputs)
@@ -39,5 +41,4 @@ def build_encoder(config: WhisperConfig | CompactAudioConfig | CompactVideoConfi
             encoder = CompactAudioEncoder(config)
         case CompactVideoConfig():
             encoder = CompactVideoEncoder(config)
-    assert isinstance(encoder, nn.Module)
-    return SpeechEncoder(encoder, encoder.output_dim, encoder.frame_rate, config.ctc)
+    return SpeechEncoder(encoder, config.ctc)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +17,7 @@ class CompactAudioEncoder(nn.Module):
     """Two masked convolutions that halve the 100 Hz log-mel, then the trunk. Keeps the ``Encoder`` contract."""
 
     frame_rate = 50.0
+    max_seconds = math.inf
 
     def __init__(self, config: CompactAudioConfig) -> None:
         super().__init__()

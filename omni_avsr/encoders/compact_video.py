@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,6 +46,7 @@ class CompactVideoEncoder(nn.Module):
     """
 
     frame_rate = float(VIDEO_FPS)
+    max_seconds = math.inf
 
     def __init__(self, config: CompactVideoConfig) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class WhisperEncoder(nn.Module):
         self.num_positions = config.max_source_positions
         self.output_dim = config.d_model
         self.frame_rate = MEL_FRAME_RATE / _CONV_STRIDE
+        self.max_seconds = _CONV_STRIDE * self.num_positions * HOP / SAMPLE_RATE
 
     @classmethod
     def from_folder(cls, folder: Path, context: Context = "full", dtype: torch.dtype = torch.float32) -> WhisperEncoder:
@@ -108,11 +109,10 @@ class WhisperEncoder(nn.Module):
         shortest, longest = int(num_samples.min()), int(num_samples.max())
         if shortest < 1:
             raise ValueError("a clip without samples cannot be encoded; drop it from the batch")
-        max_samples = _CONV_STRIDE * self.num_positions * HOP
-        if longest > max_samples:
+        if longest > self.max_seconds * SAMPLE_RATE:
             raise ValueError(
                 f"a clip of {longest / SAMPLE_RATE:.2f} s is longer than Whisper's context of "
-                f"{max_samples / SAMPLE_RATE:g} s; cut it into shorter clips"
+                f"{self.max_seconds:g} s; cut it into shorter clips"
             )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.encoders.ctc import CTCHead
 from omni_avsr.types import Batch, Modality
+
+LabelUnit = Literal["tokens", "characters"]
+"""What an objective counts as one label: tokens of an LLM or a Whisper decoder, or characters of CTC."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Objective(Protocol):
     """An ``nn.Module`` that owns the parameters which only training needs; the model is passed in."""
 
     training: bool
+    label_unit: LabelUnit
 
     def __call__(self, model: nn.Module, batch: Batch) -> ObjectiveOutput: ...
 
@@ -54,6 +59,13 @@ def encoder_of(model: nn.Module, modality: Modality) -> SpeechEncoder:
     encoder = encoders[modality]
     assert isinstance(encoder, SpeechEncoder)
     return encoder
+
+
+def max_seconds(model: nn.Module, modality: Modality) -> float:
+    """The longest clip that the model's encoder of ``modality`` takes; infinite when it has none."""
+    encoders = model.get_submodule("encoders")
+    assert isinstance(encoders, nn.ModuleDict)
+    return encoder_of(model, modality).max_seconds if modality in encoders else math.inf
 
 
 def ctc_parts(model: nn.Module, modality: Modality) -> tuple[SpeechEncoder, CTCHead]:

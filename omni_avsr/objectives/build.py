@@ -8,6 +8,7 @@ from torch import nn
 
 from omni_avsr.config import ModelConfig, WhisperConfig
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
+from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import Objective, ctc_parts, encoder_of
 from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.decoder import DecoderObjective
@@ -24,13 +25,13 @@ from omni_avsr.weights import resolve
 
 
 def build_objective(
-    config: ObjectiveConfig, model_config: ModelConfig, model: nn.Module, clips: Sequence[Clip], longest: int, seed: int
+    config: ObjectiveConfig, model_config: ModelConfig, model: nn.Module, clips: Sequence[Clip], seed: int
 ) -> Objective:
     """Build the objective of a stage.
 
     Args:
-        clips: training clips, whose words become the classes of frame targets.
-        longest: labels that a transcript may have.
+        clips: training clips. Their words become the classes of frame targets, their longest transcript bounds what
+            is written in validation.
         seed: of the rates that are drawn.
 
     Raises:
@@ -55,4 +56,6 @@ def build_objective(
         case RecognitionObjectiveConfig(task_weights=weights, conflict=conflict):
             if missing := [task for task in weights if task not in model_config.tasks]:
                 raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")
+            assert isinstance(model, OmniAVSR)
+            longest = max(len(model.text.encode(clip.text)) + 1 for clip in clips)
             return RecognitionObjective(weights, seed, longest, conflict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from omni_avsr.encoders.ctc import encode_text
-from omni_avsr.objectives.base import ObjectiveOutput, ctc_parts
+from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput, ctc_parts
 from omni_avsr.objectives.frame_targets import FrameTargets
 from omni_avsr.types import Batch, Modality, Task
 
@@ -15,6 +15,8 @@ TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
 
 class CTCObjective(nn.Module):
     """CTC on characters for one encoder, in nats per character, with optional frame targets beside it."""
+
+    label_unit: LabelUnit = "characters"
 
     def __init__(self, modality: Modality, frames: FrameTargets | None, frame_weight: float) -> None:
         super().__init__()

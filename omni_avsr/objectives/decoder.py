@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
-from omni_avsr.objectives.base import ObjectiveOutput, encoder_of
+from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput, encoder_of
 from omni_avsr.types import Batch, Modality, Task
 
 
 class DecoderObjective(nn.Module):
     """Whisper's own decoder scores its encoder (EFIN, stage 1); the decoder stays frozen and out of the model."""
+
+    label_unit: LabelUnit = "tokens"
 
     def __init__(self, decoder: WhisperDecoderObjective) -> None:
         super().__init__()

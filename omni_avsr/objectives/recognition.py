@@ -9,7 +9,7 @@ from torch import nn
 
 from omni_avsr.compression import all_rates, draw_rates
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives.base import ObjectiveOutput
+from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
 from omni_avsr.objectives.conflict import with_conflicts
 from omni_avsr.stages import ConflictConfig
 from omni_avsr.types import Batch, Features, Modality, Task
@@ -17,6 +17,8 @@ from omni_avsr.types import Batch, Features, Modality, Task
 
 class RecognitionObjective(nn.Module):
     """All tasks through the LLM at one drawn pair of rates (Omni-AVSR 1.3, 1.4)."""
+
+    label_unit: LabelUnit = "tokens"
 
     def __init__(
         self, task_weights: Mapping[Task, float], seed: int, max_new_tokens: int, conflict: ConflictConfig | None = None

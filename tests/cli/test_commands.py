@@ -84,6 +84,16 @@ def test_without_a_command_the_commands_are_listed(
     assert output.err == ""
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_whose_libraries_are_missing_says_what_to_install(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, f"omni_avsr.cli.{command}", None)
+    monkeypatch.setattr(sys, "argv", ["omni-avsr", command])
+    with pytest.raises(SystemExit, match=rf"omni-avsr {command}: .*; run pip install 'omni-avsr\[\w+\]'"):
+        main()
+
+
 def test_an_unknown_command_is_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "sing", "checkpoint=x") == 2
     output = capsys.readouterr()

@@ -10,7 +10,7 @@ from omni_avsr.data.augment import AugmentConfig, Augmenter, mask_time
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.features import centre_crop
 
-PLAIN = {"crop_size": 88, "video_mask_frames": 0, "audio_mask_samples": 0, "snr_db": ()}
+PLAIN = {"video_mask_frames": 0, "audio_mask_samples": 0, "snr_db": ()}
 NOISE = NoiseSource(torch.randn(5000, generator=torch.Generator().manual_seed(3)))
 
 
@@ -68,7 +68,7 @@ def test_equal_generators_give_equal_clips_and_others_do_not(change: Callable[[t
     assert any(not torch.equal(change(generator(seed)), first) for seed in range(2, 6))
 
 
-def test_video_keeps_frames_and_dtype_and_has_the_crop_size() -> None:
+def test_video_keeps_frames_and_dtype_and_has_the_size_of_a_crop() -> None:
     full = augmenter(flip=0.5, brightness=0.2, contrast=0.2, video_mask_frames=10)
     result = full.video(crops(7), generator())
     assert result.shape == (7, 88, 88)
@@ -76,15 +76,15 @@ def test_video_keeps_frames_and_dtype_and_has_the_crop_size() -> None:
 
 
 def disc() -> Tensor:
-    """Frames of a bright disc of 40 pixels across, a quarter of it dark, in the middle of 96."""
-    line = torch.arange(96) - 47.5
+    """Frames of a bright disc of 40 pixels across, a quarter of it dark, in the middle of 88."""
+    line = torch.arange(88) - 43.5
     inside = line[:, None].square() + line.square() < 20**2
     quarter = (line[:, None] < 0) & (line < 0)
-    return torch.where(inside, torch.where(quarter, 60, 250), 10).to(torch.uint8).expand(4, 96, 96)
+    return torch.where(inside, torch.where(quarter, 60, 250), 10).to(torch.uint8).expand(4, 88, 88)
 
 
 def test_zoom_changes_the_size_within_its_bounds_and_all_frames_alike() -> None:
-    whole = augmenter(crop_size=96, zoom=0.2)
+    whole = augmenter(zoom=0.2)
     areas = []
     for seed in range(40):
         result = whole.video(disc(), generator(seed))
@@ -95,10 +95,10 @@ def test_zoom_changes_the_size_within_its_bounds_and_all_frames_alike() -> None:
 
 
 def test_rotation_turns_within_its_bounds() -> None:
-    line = torch.arange(96) - 47.5
+    line = torch.arange(88) - 43.5
     angles = []
     for seed in range(40):
-        result = augmenter(crop_size=96, rotation=20.0).video(disc(), generator(seed))[0].float()
+        result = augmenter(rotation=20.0).video(disc(), generator(seed))[0].float()
         bright = (result > 155).float()
         x, y = (bright * line).sum() / bright.sum(), (bright * line[:, None]).sum() / bright.sum()
         angles.append(float(torch.rad2deg(torch.atan2(y, x))) - 45)
@@ -115,7 +115,7 @@ def test_audio_keeps_samples_and_dtype() -> None:
 def test_originals_are_not_modified() -> None:
     video, waveform = crops(), speech()
     before = video.clone(), waveform.clone()
-    full = augmenter(NOISE, crop_size=96, brightness=0.3, video_mask_frames=30, audio_mask_samples=9000, snr_db=(-5.0,))
+    full = augmenter(NOISE, brightness=0.3, video_mask_frames=30, audio_mask_samples=9000, snr_db=(-5.0,))
     for seed in range(5):
         full.video(video, generator(seed))
         full.audio(waveform, generator(seed))
@@ -135,9 +135,9 @@ def test_crops_are_whole_windows_of_the_picture_at_all_offsets() -> None:
     assert {top for top, _ in offsets} == {left for _, left in offsets} == set(range(9))
 
 
-def test_a_crop_larger_than_the_picture_is_an_error() -> None:
-    with pytest.raises(ValueError, match="crop_size 97 is larger than the stored crops of 96 pixels"):
-        augmenter(crop_size=97).video(crops(2), generator())
+def test_crops_that_are_too_small_are_an_error() -> None:
+    with pytest.raises(ValueError, match="mouth crops of 87 pixels are too small; 88 of them are used"):
+        augmenter().video(crops(2, 87), generator())
 
 
 def test_flip_mirrors_left_and_right_of_every_frame() -> None:
@@ -156,13 +156,13 @@ def test_flip_happens_at_its_rate() -> None:
 
 
 def test_brightness_and_contrast_change_levels_within_bounds() -> None:
-    video = crops().clamp(100, 150)
-    bright = [augmenter(crop_size=96, brightness=0.1).video(video, generator(seed)) for seed in range(20)]
+    video = crops(size=88).clamp(100, 150)
+    bright = [augmenter(brightness=0.1).video(video, generator(seed)) for seed in range(20)]
     shifts = torch.tensor([float((result.float() - video.float()).mean()) for result in bright])
     assert shifts.abs().max() <= 25.5 + 1
     assert shifts.min() < -5
     assert shifts.max() > 5
-    contrast = [augmenter(crop_size=96, contrast=0.2).video(video, generator(seed)) for seed in range(20)]
+    contrast = [augmenter(contrast=0.2).video(video, generator(seed)) for seed in range(20)]
     gains = torch.tensor([float(result.float().std() / video.float().std()) for result in contrast])
     assert gains.min() > 0.78
     assert gains.max() < 1.22
@@ -171,11 +171,11 @@ def test_brightness_and_contrast_change_levels_within_bounds() -> None:
 
 @pytest.mark.parametrize(("frames", "masks"), [(75, 3), (76, 4), (25, 1), (5, 1)])
 def test_video_masks_are_at_most_one_a_second_and_as_long_as_allowed(frames: int, masks: int) -> None:
-    video = crops(frames, 8)
+    video = crops(frames, 88)
     mean = int(video.float().mean())
     covered = []
     for seed in range(100):
-        result = augmenter(crop_size=8, video_mask_frames=4).video(video, generator(seed))
+        result = augmenter(video_mask_frames=4).video(video, generator(seed))
         changed = (result != video).flatten(1).any(1)
         assert (result[changed] == mean).all()
         assert sum(-(-length // 4) for length in runs(changed)) <= masks
@@ -236,7 +236,8 @@ def test_noise_levels_without_a_noise_recording_are_an_error() -> None:
 
 def test_defaults_are_the_published_augmentation() -> None:
     config = AugmentConfig()
-    assert (config.crop_size, config.flip, config.video_mask_frames, config.audio_mask_samples) == (88, 0.0, 10, 6400)
+    assert (config.flip, config.video_mask_frames, config.audio_mask_samples) == (0.0, 10, 6400)
+    assert (config.zoom, config.rotation, config.brightness, config.contrast) == (0.0, 0.0, 0.0, 0.0)
     assert config.snr_db == (-5, 0, 5, 10, 15, 20, None)
 
 

@@ -1,0 +1,53 @@
+"""Lightning's Trainer: which of its settings are the user's, and its errors as ours."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+OWN = frozenset(
+    {
+        "max_steps",
+        "max_epochs",
+        "accumulate_grad_batches",
+        "gradient_clip_val",
+        "val_check_interval",
+        "check_val_every_n_epoch",
+        "num_sanity_val_steps",
+        "use_distributed_sampler",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "logger",
+        "callbacks",
+    }
+)
+"""What a stage's settings decide."""
+
+PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that Lightning's Trainer does not have, or that are not the user's to give."""
+    if unknown := sorted(settings.keys() - inspect.signature(L.Trainer).parameters.keys()):
+        raise ValueError(f"trainer has {', '.join(unknown)}, which lightning.Trainer does not take")
+    if own := sorted(settings.keys() & OWN):
+        raise ValueError(f"trainer has {', '.join(own)}, which follows from the stage's settings")
+    if (precision := settings.get("precision", "32-true")) not in PRECISIONS:
+        # Batches would have to be cast field by field, and adapters and Adam's state lose small updates in bfloat16.
+        raise ValueError(
+            f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed. For frozen LLM weights in half "
+            "the memory, set model.llm.dtype=bfloat16 beside bf16-mixed"
+        )
+
+
+def build_trainer(settings: Mapping[str, Any], **own: Any) -> L.Trainer:
+    """A Trainer with the user's ``settings`` and the stage's ``own``. ValueError: this machine lacks what they ask."""
+    try:
+        return L.Trainer(**own, **settings)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
