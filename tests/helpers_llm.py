@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from omni_avsr.llm import LLM, load_llm
@@ -36,7 +38,10 @@ def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(family: str = "llama", vocab_size: int = 96, seed: int = 0) -> PreTrainedModel:
-    """A random 2-layer causal LM of width 32 with grouped queries; ``family`` is llama or qwen2 (biases on q, k, v)."""
+    """A random 2-layer causal LM of width 32 with grouped queries.
+
+    ``family`` is llama, qwen2 (biases on q, k, v) or qwen3 (norms on q and k, heads of their own width).
+    """
     sizes = {
         "vocab_size": vocab_size,
         "hidden_size": HIDDEN_SIZE,
@@ -53,6 +58,8 @@ def tiny_model(family: str = "llama", vocab_size: int = 96, seed: int = 0) -> Pr
         torch.manual_seed(seed)
         if family == "llama":
             return LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=0, eos_token_id=1)).eval()
+        if family == "qwen3":
+            return Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=12, bos_token_id=0, eos_token_id=0)).eval()
         # Qwen2.5's config names a bos id although its tokenizer has none.
         return Qwen2ForCausalLM(Qwen2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
 

@@ -66,7 +66,7 @@ def summed_gradients(model: PreTrainedModel, router: AdapterRouter) -> dict[str,
     return {name: parameter.grad for name, parameter in trainable(model).items() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_adapter_has_a_gradient_after_one_summed_backward(

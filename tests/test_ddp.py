@@ -19,6 +19,7 @@ KINDS = ("audio_ctc", "joint")
 def settings(folder: Path, output: Path, accumulation: int) -> dict:
     stages = {kind: stage_values(kind, 3, accumulation, validate_every=3) for kind in KINDS}
     stages["joint"]["feature_variants"] = 2
+    stages["joint"]["objective"]["conflict"] = {"share": 0.5, "seconds": 0.1}
     return run_values(folder, output, stages)
 
 

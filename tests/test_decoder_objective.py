@@ -1,23 +1,35 @@
 """Whisper's decoder as a stage's objective: what it is divided by, what it trains, and how it is built."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers_model import TEXTS, model_values, single, tiny_batch
+from helpers_model import (
+    TEXTS,
+    model_values,
+    run_values,
+    single,
+    stage_tensors,
+    stage_values,
+    tiny_batch,
+    write_corpus,
+)
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 
 from omni_avsr.build import Encoders, build_encoders
+from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.objectives.build import build_objective
 from omni_avsr.objectives.decoder import DecoderObjective
 from omni_avsr.resume import trained_state
+from omni_avsr.run import RunConfig, run
 from omni_avsr.stages import DecoderObjectiveConfig, freeze_all_but, set_modes
 from omni_avsr.types import Batch, Features, Modality, Task
 
@@ -194,3 +206,23 @@ def test_an_audio_encoder_that_is_no_whisper_is_an_error(folder: Path, batch: Ba
     model = build_encoders(compact, 0, [Modality.AUDIO])
     with pytest.raises(ValueError, match=r"trains a Whisper encoder; model\.audio_encoder is none"):
         build_objective(DecoderObjectiveConfig(), compact, model, batch.clips, seed=0)
+
+
+def test_a_run_trains_the_encoder_by_it_and_then_the_rest(folder: Path) -> None:
+    write_corpus(folder / "corpus")
+    stage = stage_values("joint", 2, objective={"kind": "whisper_decoder"}, trainable=["encoders.audio.*"])
+    values = run_values(folder, folder / "decoder", {"audio_encoder": stage})
+    values["model"] = model_values(folder, "whisper_trimmed")
+    run(from_mapping(RunConfig, values))
+    record = json.loads((folder / "decoder" / "stages" / "0-audio_encoder" / "record.json").read_text())
+    assert 0 < record["metrics"]["validation/loss"] < 100
+    assert (folder / "decoder" / "stages" / "0-audio_encoder" / "learning-curve.png").is_file()
+    trained = stage_tensors(folder / "decoder")["0-audio_encoder"]
+    assert {name.split(".")[1] for name in trained} == {"audio"}
+    # The LLM never ran: there is no model to put into a checkpoint yet.
+    assert not (folder / "decoder" / "checkpoint").exists()
+    values["stages"]["joint"] = stage_values("joint", 1)
+    run(from_mapping(RunConfig, values))
+    state = load_checkpoint(folder / "decoder" / "checkpoint").state_dict()
+    for name, value in trained.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-3)

@@ -56,7 +56,7 @@ def gradients(model: OmniAVSR) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])  # with and without a bos token
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])  # with and without a bos token
 @pytest.mark.parametrize("mode", ["average", "stack"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("audio", AUDIO_ENCODERS)
@@ -98,7 +98,7 @@ def manual_prefix(model: OmniAVSR, batch: Batch, with_bos: bool) -> Tensor:
     return torch.cat(parts)[None]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @torch.no_grad()
 def test_greedy_ids_are_those_of_a_loop_without_cache_or_batch(family: str, folder: Path) -> None:
     model = tiny_model(folder, family=family)

@@ -28,6 +28,7 @@ NUM_STEPS = 5
 def settings(folder: Path, output: Path, num_workers: int) -> dict[str, Any]:
     stages = {kind: stage_values(kind, NUM_STEPS, 2, validate_every=2) for kind in ("video_ctc", "projector", "joint")}
     stages["projector"]["feature_variants"] = 3
+    stages["joint"]["objective"]["conflict"] = {"share": 0.5, "seconds": 0.1}
     values = run_values(folder, output, stages, resume_steps=2)
     values["data"]["num_workers"] = num_workers
     values["model"]["adapters"]["dropout"] = 0.1

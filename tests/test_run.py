@@ -159,6 +159,26 @@ def test_a_stage_that_the_trainer_ends_early_is_not_taken_for_finished(folder: P
     assert (folder / "early" / "checkpoint").is_dir()
 
 
+def test_progress_tells_speed_and_what_is_left(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="omni_avsr"):
+        run(run_config(folder, folder / "progress", {"joint": stage_values("joint", 4)}, log_every=2))
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("joint step")]
+    assert [line.split(":")[0] for line in lines] == ["joint step 2/4", "joint step 4/4"]
+    for line in lines:
+        figures = dict(part.rsplit(" ", 1) for part in line.split(": ", 1)[1].split(", ")[:-2])
+        assert float(figures["clips_per_second"]) > 0
+        assert float(figures["tokens_per_second"]) > float(figures["clips_per_second"])
+        assert 0 <= float(figures["padding"]) < 1
+    assert lines[0].endswith("left")
+    assert lines[1].endswith("0:00:00 left")
+
+
+def test_a_logger_that_is_not_installed_is_an_error_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omni_avsr.loggers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"wandb, which is not installed; run pip install 'omni-avsr\[wandb\]'"):
+        run_config(folder, folder / "bad", stages(), loggers=["wandb"])
+
+
 def test_the_record_tells_of_the_final_weights(folder: Path) -> None:
     config = run_config(folder, folder / "final", {"joint": stage_values("joint", 3, validate_every=2)})
     run(config)
