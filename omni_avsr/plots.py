@@ -131,25 +131,31 @@ def plot_learning_curve(
     error_rates: Sequence[str] = ("wer",),
     title: str = "",
 ) -> None:
-    """PNG of losses (with a running mean) and of error rates, fractions in the records, against ``step``.
+    """PNG of losses (with a running mean) and, if any are named, of error rates (fractions) against ``step``.
 
     records: rows that need not hold every name, as ``read_curves`` gives them; ValueError for a name that none holds.
     """
-    figure, (loss_axes, error_axes) = _new_figure(title, num_rows=2)
-    for axes, names, scale in ((loss_axes, losses, 1.0), (error_axes, error_rates, 100.0)):
+    panels = [
+        (losses, 1.0, "loss (nats per token)"),
+        *([(error_rates, 100.0, "error rate (%)")] if error_rates else []),
+    ]
+    figure, rows = _new_figure(title, num_rows=len(panels))
+    for axes, (names, scale, label) in zip(np.atleast_1d(rows), panels, strict=True):
         for name, color in zip(names, itertools.cycle(_CURVE_COLORS), strict=False):
             points = np.array([(row["step"], scale * row[name]) for row in records if name in row])
             if len(points) == 0:
                 known = ", ".join(sorted({key for row in records for key in row}))
                 raise ValueError(f"no record has {name!r}; there are: {known}")
-            if axes is loss_axes and len(points) > 50:
+            if names is losses and len(points) > 50:
                 axes.plot(*points.T, color=color, alpha=0.25, linewidth=0.8)
                 axes.plot(*_running_mean(points, len(points) // 25).T, color=color, label=name)
             else:
                 axes.plot(*points.T, color=color, marker="o", markersize=3, label=name)
         axes.legend()
-    loss_axes.set(ylabel="loss (nats per token)")
-    error_axes.set(xlabel="training step", ylabel="error rate (%)", ylim=(0, None))
+        axes.set(ylabel=label)
+        if names is error_rates:
+            axes.set(ylim=(0, None))
+    axes.set(xlabel="training step")
     _save(path, figure)
 
 

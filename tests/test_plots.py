@@ -108,6 +108,15 @@ def test_long_loss_gets_a_running_mean(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_allclose(mean, 1)
 
 
+def test_a_curve_without_error_rates_has_one_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr("omni_avsr.plots._save", lambda path, figure: figures.append(figure))
+    plot_learning_curve(tmp_path / "unused.png", [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}], error_rates=[])
+    [axes] = figures[0].axes
+    assert axes.get_xlabel() == "training step"
+    assert len(axes.lines) == 1
+
+
 def test_log_without_steps_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("loss\n1.0\n")
