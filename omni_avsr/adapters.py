@@ -30,6 +30,8 @@ from omni_avsr.config import AdapterConfig
 from omni_avsr.types import Task
 
 SHARED = "shared"
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What decoder layers call their cache, from transformers 5.24 on and before it."""
 PEFT_PREFIX = "base_model.model."
 """What stands before a module's name in peft's files."""
 
@@ -158,7 +160,7 @@ class _CheckpointedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
-        if kwargs.get("past_key_values") is not None:
+        if any(kwargs.get(name) is not None for name in CACHE_ARGUMENTS):
             raise ValueError("gradient checkpointing would fill the cache twice; pass use_cache=False")
         return checkpoint(partial(self._routed, self.router.active), *args, use_reentrant=False, **kwargs)
 
