@@ -30,6 +30,9 @@ def names_in(group: str) -> list[str]:
     return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
+EXPERIMENT_PATHS = {"grid_s1_more": ["start.checkpoint=first"]}
+"""What single experiments leave to the command line beside ``PATHS``."""
+
 PATHS = ("data.root=corpus", "++data.noise_root=noise", "output=out")
 """What these configs leave to the command line."""
 
@@ -49,7 +52,7 @@ def test_every_part_of_a_training_config_composes_into_a_run(group: str, name: s
 
 @pytest.mark.parametrize("name", names_in("experiment"))
 def test_every_experiment_composes_into_a_run(name: str) -> None:
-    values = composed("train", f"experiment={name}", *PATHS)
+    values = composed("train", f"experiment={name}", *PATHS, *EXPERIMENT_PATHS.get(name, []))
     config = from_mapping(RunConfig, values, "train")
     assert config.domain != "not stated"
     levels = [stage.augment.snr_db for stage in config.stages.values() if stage.augment]
