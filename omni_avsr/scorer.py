@@ -57,7 +57,7 @@ class Scorer:
         """levels: SNRs in dB that are scored beside clean speech, with pieces of ``noise``.
 
         Raises:
-            ValueError: video is to be swapped, but no two clips have video and different texts.
+            ValueError: video is to be swapped, but all clips that have any say the same.
         """
         self.model, self.clips, self.config, self.noise = model, clips, config, noise
         self.reader = FileReader()
@@ -68,8 +68,8 @@ class Scorer:
         noisy: list[Setting] = [(task, rates, level, MATCHED) for level in levels for task, rates in heard]
         swapped: list[Setting] = []
         if config.swap_video and any(task is Task.AVSR for task, _ in heard):
-            if len({clip.text for clip in clips if clip.video is not None}) < 2:
-                raise ValueError("swap_video needs clips of different texts with video; this test set has none")
+            if len({clip.text for clip in clips if clip.video is not None}) == 1:
+                raise ValueError("swap_video needs video of different texts; in this test set all texts are the same")
             conditions = [None, *levels]
             swapped = [(t, r, level, SWAPPED) for level in conditions for t, r in heard if t is Task.AVSR]
         self.settings = clean + noisy + swapped

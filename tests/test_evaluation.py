@@ -372,10 +372,19 @@ def test_video_that_cannot_be_swapped_is_an_error_before_anything_is_decoded(roo
     lines = (root / "corpus" / "manifest.jsonl").read_text().splitlines()
     manifest.write_text("\n".join(line for line in lines if '"bin blue"' in line))
     sets = {"test_sets": {"tiny": {"manifest": manifest}}}
-    with pytest.raises(ValueError, match="swap_video needs clips of different texts with video"):
+    with pytest.raises(ValueError, match="swap_video needs video of different texts"):
         evaluate(config(root, tmp_path / "out", sets, snr_db=[]))
     assert not list(tmp_path.rglob("*.jsonl"))
     evaluate(config(root, tmp_path / "out", sets, snr_db=[], swap_video=False, tasks=["vsr"]))
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_a_set_without_video_has_none_to_swap(root: Path, tmp_path: Path) -> None:
+    manifest = root / "corpus" / "heard.jsonl"
+    lines = (root / "corpus" / "manifest.jsonl").read_text().splitlines()
+    manifest.write_text(next(line for line in lines if '"sound"' in line))
+    report = evaluate(config(root, tmp_path, {"test_sets": {"tiny": {"manifest": manifest}}}, snr_db=[]))
+    assert {s.setting.task for s in report.scores["tiny"]} == {Task.ASR}
 
 
 @pytest.mark.usefixtures("_no_plots")
