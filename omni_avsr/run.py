@@ -40,6 +40,7 @@ from omni_avsr.stage_data import (
     clip_sizes,
     plan_loader,
     stored_features,
+    training_clips,
     usable_clips,
     whole_plans,
 )
@@ -132,7 +133,7 @@ def run(config: RunConfig) -> Path:
         for previous in folders[:number]:
             load_state(model, _own(model, load_file(previous / TRAINED)))
         waveform = config.model.waveform
-        training_data = BatchDataset(usable_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
+        training_data = BatchDataset(training_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
@@ -158,12 +159,13 @@ def _check_stage(
     stage = config.stages[name]
     model = _build(config, stage, config.seed)
     _load_start(model, start)
-    chosen = freeze_all_but(model, stage.trainable)
+    trained = freeze_all_but(model, stage.trainable)
     if stage.feature_variants:
-        check_encoders_are_frozen(chosen)
-    objective = build_objective(stage.objective, config.model, model, usable_clips(name, stage, train), config.seed)
-    for clips in (train, validation):
-        clip_sizes(objective, model, usable_clips(name, stage, clips), config.label_limits)
+        check_encoders_are_frozen(trained)
+    chosen = training_clips(name, stage, train)
+    objective = build_objective(stage.objective, config.model, model, chosen, config.seed)
+    for clips in (chosen, usable_clips(name, stage, validation)):
+        clip_sizes(objective, model, clips, config.label_limits)
 
 
 @rank_zero_only

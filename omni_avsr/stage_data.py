@@ -25,7 +25,7 @@ from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective, max_seconds
 from omni_avsr.provenance import file_sha256
 from omni_avsr.stage_origin import clips_fingerprint
-from omni_avsr.stages import StageConfig
+from omni_avsr.stages import StageConfig, matching_names
 from omni_avsr.types import Clip, Features, Modality, Task
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,16 @@ def cached_clips(clips: Sequence[Clip], root: Path, what: str) -> tuple[list[Cli
         raise ValueError(f"none of the {len(clips)} {what} could be decoded, such as {clips[0].id}: "
                          f"{cache.failed[clips[0].id]}")  # fmt: skip
     return decoded, cache
+
+
+def training_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that stage ``name`` trains on: those its ``clips`` globs choose, as far as it can use them.
+
+    Raises:
+        ValueError: a glob matches nothing, or no chosen clip has what the objective reads.
+    """
+    ids = matching_names((clip.id for clip in clips), stage.clips, f"training clip of stage {name}")
+    return usable_clips(name, stage, [clip for clip in clips if clip.id in ids])
 
 
 def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[Clip]:

@@ -20,17 +20,27 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
+class MixupConfig:
+    """In this share of the clips another clip shows through, by at most so much weight."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    weight: Annotated[float, Field(gt=0, le=0.5)] = 0.4
+
+
+@dataclass(frozen=True, config=STRICT)
 class CTCObjectiveConfig:
     """Train one encoder alone by CTC on characters, with a target for every frame beside it.
 
     ``frame_targets`` words: the aligned word, for corpora with word times. audio_ctc, for the video encoder: what the
     frozen audio encoder's CTC head, trained in an earlier stage, says at that time; it needs no alignment.
+    ``mixup`` is against learning few clips by heart (null: none).
     """
 
     modality: Modality
     kind: Literal["ctc"] = "ctc"
     frame_targets: Literal["none", "words", "audio_ctc"] = "none"
     frame_weight: NonNegative = 1.0
+    mixup: MixupConfig | None = None
 
     def __post_init__(self) -> None:
         if self.frame_targets == "audio_ctc" and self.modality is Modality.AUDIO:
@@ -110,6 +120,7 @@ class OptimizerConfig:
 class StageConfig:
     """One stage. ``trainable`` are globs over parameter names; all others are frozen.
 
+    ``clips`` are globs over the ids of the training clips that the stage reads; validation has no such choice.
     ``feature_variants`` above 0, for stages that train no encoder: each clip is encoded once in so many augmented
     variants, and every step draws one of them. ``gradient_checkpointing`` trades LLM compute for memory.
     """
@@ -117,6 +128,7 @@ class StageConfig:
     objective: ObjectiveConfig
     trainable: tuple[str, ...]
     num_steps: Positive
+    clips: tuple[str, ...] = ("*",)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)

@@ -38,7 +38,7 @@ def build_objective(
         ValueError: the model lacks an encoder or a head that the objective needs.
     """
     match config:
-        case CTCObjectiveConfig(modality=modality, frame_targets=targets, frame_weight=weight):
+        case CTCObjectiveConfig(modality=modality, frame_targets=targets):
             for part in config.modalities:
                 ctc_parts(model, part)
             dim = encoder_of(model, modality).output_dim
@@ -47,7 +47,7 @@ def build_objective(
                 frames = WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
             elif targets == "audio_ctc":
                 frames = AudioCTCFrameTargets(dim)
-            return CTCObjective(modality, frames, weight)
+            return CTCObjective(modality, frames, config.frame_weight, config.mixup, seed)
         case DecoderObjectiveConfig(language=language):
             whisper = model_config.audio_encoder
             if not isinstance(whisper, WhisperConfig):

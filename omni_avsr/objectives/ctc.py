@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from omni_avsr.encoders.ctc import encode_text
 from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput, ctc_parts
 from omni_avsr.objectives.frame_targets import FrameTargets
-from omni_avsr.types import Batch, Modality, Task
+from omni_avsr.objectives.mixup import mix
+from omni_avsr.stages import MixupConfig
+from omni_avsr.types import Batch, Features, Modality, Task
 
 TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
 """The task whose clips and labels an objective on one modality trains on."""
 
 
 class CTCObjective(nn.Module):
-    """CTC on characters for one encoder, in nats per character, with optional frame targets beside it."""
+    """CTC on characters for one encoder, in nats per character, with optional frame targets beside it.
+
+    ``seed`` is of the draws of ``mixup``, which only training has.
+    """
 
     label_unit: LabelUnit = "characters"
 
-    def __init__(self, modality: Modality, frames: FrameTargets | None, frame_weight: float) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        frames: FrameTargets | None,
+        frame_weight: float,
+        mixup: MixupConfig | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.modality, self.frames, self.frame_weight = modality, frames, frame_weight
+        self.mixup, self.seed = mixup, seed
 
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
-        encoder, head = ctc_parts(model, self.modality)
-        features = encoder(batch.inputs[self.modality])
-        ctc = head.loss(features, batch.texts).sum() / batch.num_label_tokens[TASK_OF[self.modality]]
-        figures = {"ctc": ctc.detach()}
-        loss = ctc
-        if self.frames is not None:
-            frame = self.frames.loss(model, batch, features, self.modality).sum() / batch.num_clips
-            figures["frame"] = frame.detach()
-            loss = loss + self.frame_weight * frame
+        encoder, _ = ctc_parts(model, self.modality)
+        if self.mixup is None or not self.training:
+            features = encoder(batch.inputs[self.modality])
+            figures = self._losses(model, batch, features, torch.ones(len(batch)))
+        else:
+            mixed = mix(batch, self.modality, self.mixup.share, self.mixup.weight, self.seed)
+            features = encoder(mixed.inputs)
+            figures = self._losses(model, batch, features, 1 - mixed.weights)
+            for name, loss in self._losses(model, mixed.other, features, mixed.weights).items():
+                figures[name] = figures[name] + loss
+        loss = figures["ctc"] + self.frame_weight * figures.get("frame", 0.0)
+        figures = {name: value.detach() for name, value in figures.items()}
         return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel())
+
+    def _losses(self, model: nn.Module, batch: Batch, features: Features, weights: Tensor) -> dict[str, Tensor]:
+        """The losses by name, each clip's by its weight."""
+        _, head = ctc_parts(model, self.modality)
+        weights = weights.to(features.values.device)
+        ctc = head.loss(features, batch.texts) * weights
+        losses = {"ctc": ctc.sum() / batch.num_label_tokens[TASK_OF[self.modality]]}
+        if self.frames is not None:
+            frame = self.frames.loss(model, batch, features, self.modality) * weights
+            losses["frame"] = frame.sum() / batch.num_clips
+        return losses
 
     def num_label_tokens(self, model: nn.Module, text: str) -> int:
         return len(encode_text(text))
