@@ -19,7 +19,7 @@ from omni_avsr.config import to_mapping
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
-from omni_avsr.data.feature_store import FeatureDataset, open_feature_store
+from omni_avsr.data.feature_store import FORMAT_VERSION, FeatureDataset, open_feature_store
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective, max_seconds
@@ -85,6 +85,7 @@ def stored_features(
     fingerprint.
     """
     settings = [
+        FORMAT_VERSION,
         seed,
         stage.feature_variants,
         to_mapping(stage.augment),

@@ -18,6 +18,9 @@ from omni_avsr.types import Modality, Task
 
 NonNegative = Annotated[float, Field(ge=0)]
 
+MAX_NAMED = 20
+"""Names that an error message gives as examples."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class MixupConfig:
@@ -78,10 +81,14 @@ class DecoderObjectiveConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ConflictConfig:
-    """Moments at which AVSR sees another clip's video: in this share of the clips, for at most so many seconds."""
+    """Moments at which AVSR sees another clip's video: in this share of the clips, for at most so many seconds.
+
+    ``min_snr_db`` leaves clips alone whose audio is noisier, where following the lips is right (null: none).
+    """
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     seconds: Annotated[float, Field(gt=0)] = 1.0
+    min_snr_db: float | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,7 +163,7 @@ def matching_names(names: Iterable[str], globs: Iterable[str], what: str) -> set
     for glob in globs:
         hits = {name for name in names if fnmatchcase(name, glob)}
         if not hits:
-            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})[:MAX_NAMED]
             raise ValueError(f"{glob!r} matches no {what}; there are {', '.join(parts)} ...")
         matched |= hits
     return matched

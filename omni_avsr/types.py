@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -98,11 +99,13 @@ class Example:
 
     waveform: [samples] float32, 16 kHz, normalised; None when the clip has no audio.
     video: [frames, height, width] float32 grey mouth crops, normalised; None when the clip has no video.
+    snr_db: at which noise was added to the waveform; infinite when none was.
     """
 
     clip: Clip
     waveform: Tensor | None
     video: Tensor | None
+    snr_db: float = math.inf
 
     def values(self, modality: Modality) -> Tensor | None:
         return self.waveform if modality is Modality.AUDIO else self.video
@@ -143,6 +146,7 @@ class Batch:
     num_clips: clips of the whole global batch.
     step: the optimizer step that the batch belongs to.
     features: outputs of frozen encoders that were computed before; they stand in for ``inputs``.
+    snr_db: of each clip, where noise was added to its audio; infinite where none was.
     """
 
     clips: tuple[Clip, ...]
@@ -151,6 +155,7 @@ class Batch:
     num_clips: int = 0
     step: int = 0
     features: Mapping[Modality, Features] = field(default_factory=dict)
+    snr_db: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -1,5 +1,6 @@
 """Video that contradicts the audio: where it comes from, how much of it there is, and that only AVSR sees it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def clips(number: int = len(LENGTHS)) -> list[Clip]:
 def test_a_stretch_comes_from_the_same_time_of_one_other_clip() -> None:
     before = features()
     for step in range(30):
-        after = with_conflicts(before, clips(), 1.0, 3, seed=1, step=step)
+        after = with_conflicts(before, clips(), [1.0] * 4, 3, seed=1, step=step)
         assert torch.equal(after.lengths, before.lengths)
         for row, length in enumerate(LENGTHS):
             changed = (after.values[row] != before.values[row])[:, 0].nonzero()[:, 0].tolist()
@@ -46,7 +47,7 @@ def test_a_stretch_comes_from_the_same_time_of_one_other_clip() -> None:
 
 def test_the_share_is_kept_and_follows_the_seed_and_the_step() -> None:
     def changed(share: float, seed: int, step: int) -> list[bool]:
-        after = with_conflicts(features(), clips(), share, 3, seed, step).values
+        after = with_conflicts(features(), clips(), [share] * 4, 3, seed, step).values
         return (after != features().values).flatten(1).any(1).tolist()
 
     draws = [changed(0.25, 1, step) for step in range(200)]
@@ -57,7 +58,7 @@ def test_the_share_is_kept_and_follows_the_seed_and_the_step() -> None:
 
 def test_a_clip_alone_has_no_other() -> None:
     one = Features(features().values[:1], torch.tensor([9]))
-    assert with_conflicts(one, clips(1), 1.0, 3, 0, 0) is one
+    assert with_conflicts(one, clips(1), [1.0], 3, 0, 0) is one
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,20 @@ def test_only_avsr_sees_conflicts_and_only_in_training(model: OmniAVSR) -> None:
     assert float(found["avsr_loss"]) != float(expected["avsr_loss"])
     conflicting.eval()
     assert float(conflicting(model, batch).figures["avsr_loss"]) == float(expected["avsr_loss"])
+
+
+def test_each_row_has_its_own_share() -> None:
+    for step in range(20):
+        after = with_conflicts(features(), clips(), [0.0, 1.0, 0.0, 1.0], 3, 1, step).values
+        assert (after != features().values).flatten(1).any(1).tolist() == [False, True, False, True]
+
+
+def test_clips_in_loud_noise_have_no_conflict(model: OmniAVSR) -> None:
+    weights = dict.fromkeys(Task, 1.0)
+    plain = RecognitionObjective(weights, 3, 8)
+    conflicting = RecognitionObjective(weights, 3, 8, ConflictConfig(share=1.0, seconds=0.2, min_snr_db=5.0))
+    batch = replace(tiny_batch(), step=2)
+    expected = float(plain(model, batch).figures["avsr_loss"])
+    assert float(conflicting(model, replace(batch, snr_db=(4.0, -5.0, 0.0))).figures["avsr_loss"]) == expected
+    for levels in ((5.0, -5.0, -5.0), (-5.0, -5.0, math.inf)):
+        assert float(conflicting(model, replace(batch, snr_db=levels)).figures["avsr_loss"]) != expected

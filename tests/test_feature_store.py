@@ -1,5 +1,6 @@
 """Stored encoder outputs: what the encoders give for a clip alone, made once, whole or not at all."""
 
+import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -98,6 +99,15 @@ def which(store: FeatureStore, features: Mapping[Modality, Features], row: int) 
     values = part.values[row, : int(part.lengths[row])]
     (found,) = [v for v in range(VARIANTS) if torch.equal(store.features(row, v)[Modality.AUDIO].float(), values)]
     return found
+
+
+def test_each_variant_tells_its_noise(store: FeatureStore, data: BatchDataset, clips: list[Clip]) -> None:
+    levels = {(i, v): store.snr_db(i, v) for i in range(len(clips)) for v in range(VARIANTS)}
+    assert set(levels.values()) == {0.0, math.inf}
+    for (index, variant), level in levels.items():
+        assert data.example(index, variant).snr_db == level
+    batch = FeatureDataset(clips, store, seed=5)[BatchPlan((0, 1, 2), 4)]
+    assert batch.snr_db == tuple(levels[row, which(store, batch.features, row)] for row in range(3))
 
 
 def test_variants_differ_by_their_augmentation(store: FeatureStore) -> None:

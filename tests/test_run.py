@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -136,6 +137,31 @@ def test_corpora_prepared_anew_are_not_taken_for_the_old_one(folder: Path, tmp_p
     write_audio(tmp_path / "corpus" / "0.wav", np.zeros(640 * 9))
     with pytest.raises(ValueError, match="holds results of another training clips"):
         run(config)
+
+
+def test_a_stage_trains_on_the_clips_it_names_as_if_there_were_no_others(folder: Path) -> None:
+    manifest = folder / "corpus" / "manifest.jsonl"
+    stages = {"video_ctc": stage_values("video_ctc", 3), "joint": stage_values("joint", 3)}
+    chosen = {name: stage | {"clips": ["clip[0-3]", "clip7"]} for name, stage in stages.items()}
+    run(run_config(folder, folder / "chosen", chosen))
+    few = [line for line in manifest.read_text().splitlines() if not re.search(r'"clip[45689]"', line)]
+    assert len(few) == 7
+    (manifest.parent / "few.jsonl").write_text("\n".join(few) + "\n")
+    values = run_values(folder, folder / "few", stages)
+    values["data"]["manifests"] = [str(manifest.parent / "few.jsonl")]
+    run(from_mapping(RunConfig, values))
+    found, expected = stage_tensors(folder / "chosen"), stage_tensors(folder / "few")
+    assert found.keys() == expected.keys() == {"0-video_ctc", "1-joint"}
+    for stage, tensors in expected.items():
+        for name, value in tensors.items():
+            assert torch.equal(found[stage][name], value), name
+
+
+def test_clips_that_are_not_there_are_named_before_training(folder: Path) -> None:
+    stages = {"video_ctc": stage_values("video_ctc", 1), "joint": stage_values("joint", 1) | {"clips": ["s1/*"]}}
+    with pytest.raises(ValueError, match=r"'s1/\*' matches no training clip of stage joint; there are clip0, clip1"):
+        run(run_config(folder, folder / "no_clips", stages))
+    assert stage_tensors(folder / "no_clips") == {}
 
 
 def test_a_mistake_that_is_corrected_does_not_lock_the_folder(folder: Path) -> None:

@@ -199,3 +199,10 @@ def test_a_wrong_field_of_a_stage_is_named(change: dict[str, object], field: str
     values = {"objective": {"kind": "recognition"}, "trainable": ["*"], "num_steps": 5} | change
     with pytest.raises(ValueError, match=rf"^{field}: "):
         from_mapping(StageConfig, values, "stage")
+
+
+def test_an_error_names_a_handful_of_what_there_is() -> None:
+    with pytest.raises(ValueError) as error:
+        matching_names([f"s1/{number:04}" for number in range(2000)], ["s2/*"], "training clip")
+    assert "there are s1/0000, s1/0001" in str(error.value)
+    assert len(str(error.value)) < 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Annotated
 
@@ -85,13 +86,13 @@ class Augmenter:
             crops = mask_time(crops, masks, config.video_mask_frames, fill, generator)
         return crops
 
-    def audio(self, waveform: Tensor, generator: torch.Generator) -> Tensor:
-        """[samples] float32 -> the same length, masked in places and in noise."""
+    def audio(self, waveform: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """[samples] float32 -> the same length, masked in places and in noise; and its SNR in dB, infinite when clean."""
         if self.config.audio_mask_samples:
             masks = -(-len(waveform) // SAMPLE_RATE)
             waveform = mask_time(waveform, masks, self.config.audio_mask_samples, 0.0, generator)
         levels = self.config.snr_db
         level = levels[int(torch.randint(len(levels), (), generator=generator))] if levels else None
-        if level is not None and self.noise is not None:
-            waveform = self.noise.mix(waveform, level, generator)
-        return waveform
+        if level is None or self.noise is None:
+            return waveform, math.inf
+        return self.noise.mix(waveform, level, generator), level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -71,12 +72,13 @@ class BatchDataset(Dataset[Batch]):
         """One clip, read and (with an augmenter) changed as (seed, step, index) say."""
         clip = self.clips[index]
         waveform, video = self.reader.waveform(clip), self.reader.video(clip)
-        generator = example_generator(self.seed, step, index)
+        generator, snr_db = example_generator(self.seed, step, index), math.inf
         if self.augmenter is not None:
             video = None if video is None else self.augmenter.video(video, generator)
-            waveform = None if waveform is None else self.augmenter.audio(waveform, generator)
+            if waveform is not None:
+                waveform, snr_db = self.augmenter.audio(waveform, generator)
         waveform = None if waveform is None else prepare_waveform(waveform, self.waveform)
-        return Example(clip, waveform, None if video is None else prepare_video(video))
+        return Example(clip, waveform, None if video is None else prepare_video(video), snr_db)
 
 
 def collate(examples: Sequence[Example], plan: BatchPlan) -> Batch:
@@ -88,4 +90,5 @@ def collate(examples: Sequence[Example], plan: BatchPlan) -> Batch:
             raise ValueError(f"only {len(rows)} of {len(examples)} clips of a batch have {modality}")
         if rows:
             inputs[modality] = Features.pad(rows)
-    return Batch(tuple(example.clip for example in examples), inputs, plan.num_label_tokens, plan.num_clips, plan.step)
+    clips, snr_db = tuple(example.clip for example in examples), tuple(example.snr_db for example in examples)
+    return Batch(clips, inputs, plan.num_label_tokens, plan.num_clips, plan.step, snr_db=snr_db)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ from omni_avsr.types import Batch, Clip, Features, Modality
 Encode = Callable[[Mapping[Modality, Features]], Mapping[Modality, Features]]
 Track = Callable[[Iterable[int]], Iterable[int]]
 
+FORMAT_VERSION = 2
+"""Part of what names a store: one that an older version wrote is not read, but made anew."""
+
 
 class FeatureStore:
     """Features of clip ``index`` in variant ``variant``, read without encoding anything."""
@@ -29,6 +33,7 @@ class FeatureStore:
         self.folder = folder
         index = json.loads((folder / "index.json").read_text())
         self.num_variants: int = index["num_variants"]
+        self._snr_db = [math.inf if level is None else level for level in index["snr_db"]]
         self._parts = {
             Modality(name): (
                 np.memmap(folder / f"{name}.bf16", np.uint16, "r").reshape(-1, part["dim"]),
@@ -40,6 +45,10 @@ class FeatureStore:
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
         """Loader processes map the files again: a pickled memory map would carry all of its data."""
         return FeatureStore, (self.folder,)
+
+    def snr_db(self, index: int, variant: int) -> float:
+        """At which noise was added to the audio; infinite when none was."""
+        return self._snr_db[index * self.num_variants + variant]
 
     def features(self, index: int, variant: int) -> dict[Modality, Tensor]:
         """[T, D] bfloat16 of each modality that the clip has."""
@@ -83,9 +92,12 @@ def _write(folder: Path, data: BatchDataset, num_variants: int, encode: Encode, 
     files = {modality: (folder / f"{modality}.bf16").open("wb") for modality in Modality}
     lengths: dict[Modality, list[int]] = {modality: [] for modality in Modality}
     dims: dict[Modality, int] = {}
+    levels: list[float | None] = []  # JSON has no infinity
     for index in track(range(len(data))):
         for variant in range(num_variants):
-            features = encode(data[BatchPlan((index,), variant)].inputs)
+            batch = data[BatchPlan((index,), variant)]
+            levels += [level if math.isfinite(level) else None for level in batch.snr_db]
+            features = encode(batch.inputs)
             for modality in Modality:
                 lengths[modality].append(int(features[modality].lengths[0]) if modality in features else 0)
             for modality, part in features.items():
@@ -97,7 +109,7 @@ def _write(folder: Path, data: BatchDataset, num_variants: int, encode: Encode, 
         if modality not in dims:
             (folder / f"{modality}.bf16").unlink()
     parts = {str(modality): {"dim": dim, "lengths": lengths[modality]} for modality, dim in dims.items()}
-    (folder / "index.json").write_text(json.dumps({"num_variants": num_variants, "parts": parts}))
+    (folder / "index.json").write_text(json.dumps({"num_variants": num_variants, "snr_db": levels, "parts": parts}))
 
 
 class FeatureDataset(Dataset[Batch]):
@@ -110,11 +122,12 @@ class FeatureDataset(Dataset[Batch]):
         return len(self.clips)
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
-        rows = []
+        rows, snr_db = [], []
         for index in plan.indices:
             generator = example_generator(self.seed, plan.step, index)
             variant = int(torch.randint(self.store.num_variants, (), generator=generator))
             rows.append(self.store.features(index, variant))
+            snr_db.append(self.store.snr_db(index, variant))
         features = {modality: Features.pad([row[modality].float() for row in rows]) for modality in rows[0]}
         clips = tuple(self.clips[index] for index in plan.indices)
-        return Batch(clips, {}, plan.num_label_tokens, plan.num_clips, plan.step, features)
+        return Batch(clips, {}, plan.num_label_tokens, plan.num_clips, plan.step, features, tuple(snr_db))

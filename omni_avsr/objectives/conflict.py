@@ -17,25 +17,25 @@ from omni_avsr.types import Clip, Features
 
 
 def with_conflicts(
-    features: Features, clips: Sequence[Clip], share: float, longest: int, seed: int, step: int
+    features: Features, clips: Sequence[Clip], shares: Sequence[float], longest: int, seed: int, step: int
 ) -> Features:
     """Overwrite a stretch of some rows with what another row has at the same time.
 
     Args:
         features: [B, T, D] of one modality.
         clips: of the rows; what a row draws depends on (seed, step, its clip's id).
-        share: of the rows that are changed, 0 to 1. A batch of one clip has no other and stays as it is.
+        shares: how probably each row is changed, 0 to 1. A batch of one clip has no other and stays as it is.
         longest: steps that a stretch has at most, at least 1.
 
     Returns:
         Features of the same lengths; ``features`` stay as they were.
     """
     num_rows = len(clips)
-    if num_rows < 2 or share == 0:
+    if num_rows < 2:
         return features
     lengths = features.lengths.tolist()
     values = features.values.clone()
-    for row, clip in enumerate(clips):
+    for row, (clip, share) in enumerate(zip(clips, shares, strict=True)):
         generator = example_generator(seed, step, zlib.crc32(clip.id.encode()))
         if uniform(0, 1, generator) >= share:
             continue

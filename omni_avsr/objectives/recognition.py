@@ -49,9 +49,10 @@ class RecognitionObjective(nn.Module):
         if self.conflict is None or not self.training:
             return features
         longest = max(1, round(self.conflict.seconds * model.frame_rates[Modality.VIDEO]))
-        video = with_conflicts(
-            features[Modality.VIDEO], batch.clips, self.conflict.share, longest, self.seed, batch.step
-        )
+        shares = [self.conflict.share] * len(batch)
+        if (lowest := self.conflict.min_snr_db) is not None:
+            shares = [self.conflict.share if level >= lowest else 0.0 for level in batch.snr_db]
+        video = with_conflicts(features[Modality.VIDEO], batch.clips, shares, longest, self.seed, batch.step)
         return {**features, Modality.VIDEO: video}
 
     def num_label_tokens(self, model: nn.Module, text: str) -> int:

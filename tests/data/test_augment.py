@@ -1,5 +1,6 @@
 """Augmentation: a function of its generator, within its bounds, never in place."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -55,8 +56,8 @@ def runs(flags: Tensor) -> list[int]:
         lambda source: augmenter().video(coordinates(), source),
         lambda source: augmenter(flip=0.5, brightness=0.2, contrast=0.2, video_mask_frames=10).video(crops(), source),
         lambda source: augmenter(zoom=0.1, rotation=8).video(crops(), source),
-        lambda source: augmenter(audio_mask_samples=6400).audio(speech(), source),
-        lambda source: augmenter(NOISE, snr_db=(0.0, 5.0, None)).audio(speech(), source),
+        lambda source: augmenter(audio_mask_samples=6400).audio(speech(), source)[0],
+        lambda source: augmenter(NOISE, snr_db=(0.0, 5.0, None)).audio(speech(), source)[0],
     ],
     ids=["crop", "all of video", "zoom and rotation", "time masks", "noise"],
 )
@@ -107,7 +108,7 @@ def test_rotation_turns_within_its_bounds() -> None:
 
 
 def test_audio_keeps_samples_and_dtype() -> None:
-    result = Augmenter(AugmentConfig(), NOISE).audio(speech(12_345), generator())
+    result, _ = Augmenter(AugmentConfig(), NOISE).audio(speech(12_345), generator())
     assert result.shape == (12_345,)
     assert result.dtype is torch.float32
 
@@ -188,7 +189,7 @@ def test_audio_masks_are_at_most_one_a_second_and_as_long_as_allowed() -> None:
     covered = []
     for seed in range(100):
         waveform = speech(40_000)
-        result = augmenter(audio_mask_samples=1000).audio(waveform, generator(seed))
+        result, _ = augmenter(audio_mask_samples=1000).audio(waveform, generator(seed))
         changed = result != waveform
         assert not result[changed].any()
         assert len(runs(changed)) <= 3
@@ -213,18 +214,21 @@ def test_masks_reach_both_ends_and_every_length() -> None:
 
 def test_a_level_of_none_is_clean() -> None:
     waveform = speech()
-    assert torch.equal(augmenter(NOISE, snr_db=(None,)).audio(waveform, generator()), waveform)
-    assert torch.equal(augmenter(None, snr_db=(None,)).audio(waveform, generator()), waveform)
+    for noise in (NOISE, None):
+        result, level = augmenter(noise, snr_db=(None,)).audio(waveform, generator())
+        assert torch.equal(result, waveform)
+        assert level == math.inf
 
 
-def test_every_level_of_the_list_is_drawn_and_no_other() -> None:
+def test_every_level_of_the_list_is_drawn_and_told_and_no_other() -> None:
     mixer, waveform = augmenter(NOISE, snr_db=(0.0, 20.0, None)), speech(4000)
-    levels: list[float | None] = []
+    levels: list[float] = []
     for seed in range(90):
-        noise = mixer.audio(waveform, generator(seed)) - waveform
-        power = float(noise.square().mean() / waveform.square().mean())
-        levels.append(None if power == 0 else round(-10 * float(torch.tensor(power).log10()), 1))
-    assert set(levels) == {0.0, 20.0, None}
+        noisy, level = mixer.audio(waveform, generator(seed))
+        power = float((noisy - waveform).square().mean() / waveform.square().mean())
+        assert level == (math.inf if power == 0 else round(-10 * math.log10(power), 1))
+        levels.append(level)
+    assert set(levels) == {0.0, 20.0, math.inf}
     assert min(levels.count(level) for level in set(levels)) > 15
 
 

@@ -1,5 +1,6 @@
 """Examples as pure functions of (seed, step, index), and how they are joined into batches."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_batches_are_padded_with_zeros_behind_their_lengths(clips: list[Clip], c
     batch = dataset[BatchPlan((3, 0, 1), step=8, num_label_tokens=totals, num_clips=12)]
     assert (batch.step, batch.num_label_tokens, batch.num_clips) == (8, totals, 12)
     assert batch.texts == ["text 3", "text 0", "text 1"]
+    assert batch.snr_db == (math.inf,) * 3
     assert batch.inputs[Modality.VIDEO].lengths.tolist() == [3, 6, 4]
     assert batch.inputs[Modality.AUDIO].lengths.tolist() == [3 * 640, 6 * 640, 4 * 640]
     for modality, inputs in batch.inputs.items():
