@@ -99,14 +99,6 @@ def prepare_clip(job: ClipJob) -> ClipRecord:
     return record
 
 
-def attempt_clip(job: ClipJob) -> ClipRecord | str:
-    """``prepare_clip``, with the reason in place of an exception."""
-    try:
-        return prepare_clip(job)
-    except Exception as error:  # one bad file among thousands must not end the run, whatever library it upsets
-        return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
 def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     """``waveform`` [samples] cut at the end, or padded there with silence, to ``length`` samples."""
     return np.pad(waveform[:length], (0, max(0, length - len(waveform))))

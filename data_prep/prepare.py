@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-import cv2
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from data_prep.clip import ClipJob, ClipRecord, attempt_clip, finished
+from data_prep.clip import ClipJob, ClipRecord, finished, prepare_clip
+from data_prep.parallel import run_jobs
 from data_prep.sources import SourceClip
 from omni_avsr.data.manifest import write_manifest
 from omni_avsr.files import write_atomically
@@ -84,7 +77,8 @@ def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions
     num_finished_before = len(records)
     for failure in failures.values():
         logger.warning("clip %s: %s", failure.id, failure.reason)
-    for job, result in _run([job for id, job in jobs.items() if id not in records], options, len(records)):
+    unfinished = [job for id, job in jobs.items() if id not in records]
+    for job, result in run_jobs(prepare_clip, unfinished, options.workers, num_finished_before, options.progress):
         if isinstance(result, ClipRecord):
             records[job.id] = result
         else:
@@ -122,34 +116,6 @@ def _check(sources: Sequence[SourceClip], options: PrepareOptions) -> None:
         media_of[source.id] = source.media
 
 
-def _run(jobs: list[ClipJob], options: PrepareOptions, done: int) -> Iterator[tuple[ClipJob, ClipRecord | str]]:
-    """Each job with its record or the reason why it failed, in the order in which they end."""
-    if not jobs:
-        return
-    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with (
-        _one_thread_per_worker(),
-        ProcessPoolExecutor(
-            options.workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-        ) as pool,
-        Progress(*columns, disable=not options.progress) as progress,
-    ):
-        task = progress.add_task("clips", total=done + len(jobs), completed=done)
-        futures = {pool.submit(attempt_clip, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-                progress.advance(task)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "a worker died at once (out of memory, or a crash inside a decoder); finished clips are kept, run "
-                "again to go on"
-            ) from error
-        finally:
-            # Without it an interrupted run would first work through all that was queued.
-            pool.shutdown(cancel_futures=True)
-
-
 def _clip(source: SourceClip, job: ClipJob, record: ClipRecord) -> Clip:
     return Clip(
         id=source.id,
@@ -163,19 +129,3 @@ def _clip(source: SourceClip, job: ClipJob, record: ClipRecord) -> Clip:
         words=source.words,
         quality=record.quality,
     )
-
-
-@contextmanager
-def _one_thread_per_worker() -> Iterator[None]:
-    """Spawned processes inherit the environment, and numeric libraries read it while they are imported."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -145,7 +145,8 @@ def write_video(
     codec, pixel_format = (
         ("libx264", "gray") if grey else ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     )
-    options = {"qp": "0"} if lossless else {"crf": str(crf)}
+    # x264's macroblock tree depends on memory that it never set: the same frames would give other files each time.
+    options = {"qp": "0"} if lossless else {"crf": str(crf), "mbtree": "0"}
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = container.add_stream(
             codec, rate=Fraction(fps).limit_denominator(1001), options={**options, "preset": "medium"}
@@ -156,8 +157,9 @@ def write_video(
             # Without it readers stretch 16..235 to 0..255, as if the levels were those of broadcast video.
             stream.codec_context.color_range = ColorRange.JPEG
         stream.codec_context.thread_count = 1
-        for pixels in frames:
+        for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="gray" if grey else "rgb24")
+            frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

@@ -142,6 +142,20 @@ def test_lossless_colour_frames_come_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4"), frames)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_frames_give_the_same_lossy_file_whatever_memory_held_before(tmp_path: Path, channels: int) -> None:
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 128, (40, 12, 12), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    frames = blocks + random.integers(0, 60, blocks.shape, dtype=np.uint8)
+    frames = frames if channels == 1 else np.stack([frames] * 3, axis=-1)
+    files, kept = [], []
+    for number in range(4):
+        write_video(tmp_path / "clip.mp4", frames)
+        files.append((tmp_path / "clip.mp4").read_bytes())
+        kept.append(random.random(100_000 * (number + 1)))
+    assert files.count(files[0]) == len(files)
+
+
 def test_lossy_grey_frames_keep_their_levels_and_take_less_room(tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 96).astype(np.uint8)
     frames = np.stack([np.roll(np.tile(ramp, (96, 1)), shift, axis=1) for shift in range(25)])

@@ -1,7 +1,6 @@
 """Mixup of CTC stages: which rows mix, what they hold, how their losses add up, and only in training."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch

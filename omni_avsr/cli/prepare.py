@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from data_prep.grid import read_grid
 from data_prep.prepare import FAILED_NAME, PrepareOptions, prepare
 from data_prep.sources import SourceClip, read_folder
+from data_prep.synthetic.corpus import SyntheticCorpus, synthesize
 from omni_avsr.cli.hydra_app import hydra_command
 from omni_avsr.config import STRICT, Positive, from_mapping
 from omni_avsr.mouth.face import FACE_MODEL_VARIABLE, find_face_model
@@ -45,11 +46,14 @@ class FolderCorpus:
 
 @dataclass(frozen=True, config=STRICT)
 class PrepareConfig:
-    """A corpus in ``source`` goes to ``output``. ``workers`` None is one process per core; the rest: PrepareOptions."""
+    """A corpus in ``source`` goes to ``output``. ``workers`` None is one process per core; the rest: PrepareOptions.
 
-    corpus: Annotated[GridCorpus | FolderCorpus, Field(discriminator="kind")]
-    source: Path
+    A synthetic corpus has no source, and needs no face model.
+    """
+
+    corpus: Annotated[GridCorpus | FolderCorpus | SyntheticCorpus, Field(discriminator="kind")]
     output: Path
+    source: Path | None = None
     face_model: Path | None = None
     workers: Positive | None = None
     lossless: bool = True
@@ -67,9 +71,15 @@ def run(config: PrepareConfig) -> None:
     Raises:
         ValueError: the corpus cannot be read, the face model is missing, or not one clip could be prepared.
     """
+    workers = config.workers or os.cpu_count() or 1
+    if isinstance(config.corpus, SyntheticCorpus):
+        synthesize(config.corpus, config.output, workers, config.progress)
+        return
+    if config.source is None:
+        raise ValueError("prepare.source: a corpus needs the folder it is in (source=FOLDER)")
     options = PrepareOptions(
         face_model=_face_model(config),
-        workers=config.workers or os.cpu_count() or 1,
+        workers=workers,
         lossless=config.lossless,
         crf=config.crf,
         progress=config.progress,

@@ -87,7 +87,7 @@ class Augmenter:
         return crops
 
     def audio(self, waveform: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-        """[samples] float32 -> the same length, masked in places and in noise; and its SNR in dB, infinite when clean."""
+        """[samples] float32 -> the same, masked in places and in noise; and its SNR in dB, infinite when clean."""
         if self.config.audio_mask_samples:
             masks = -(-len(waveform) // SAMPLE_RATE)
             waveform = mask_time(waveform, masks, self.config.audio_mask_samples, 0.0, generator)
