@@ -137,7 +137,8 @@ def run(config: RunConfig) -> Path:
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
-        _export(config, folders, start)
+        name, stage = list(config.stages.items())[-1]
+        _export(config, folders, start, max(clip.seconds for clip in training_clips(name, stage, train)))
     return config.output
 
 
@@ -169,12 +170,16 @@ def _check_stage(
 
 
 @rank_zero_only
-def _export(config: RunConfig, folders: Sequence[Path], start: Mapping[str, Tensor]) -> None:
-    """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet."""
+def _export(config: RunConfig, folders: Sequence[Path], start: Mapping[str, Tensor], longest: float) -> None:
+    """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet.
+
+    ``longest``: seconds of the longest clip that the last stage trained on, which tells what the model can take.
+    """
     folder = config.output / "checkpoint"
     training = {
         "domain": config.domain,
         "seed": config.seed,
+        "longest_clip_seconds": longest,
         "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
         "records": [json.loads((stage / RECORD).read_text()) for stage in folders],
         "stored as": config.checkpoint_dtype,

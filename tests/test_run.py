@@ -100,6 +100,7 @@ def test_the_checkpoint_is_the_model_after_all_stages(finished: RunConfig) -> No
     assert any("running_mean" in name for name in latest)
     training = json.loads((finished.output / "checkpoint" / "config.json").read_text())["training"]
     assert training["domain"] == "noise"
+    assert training["longest_clip_seconds"] == 11 / 25
     assert [record["stage"] for record in training["records"]] == list(STAGES)
 
 
