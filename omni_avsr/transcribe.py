@@ -1,22 +1,63 @@
-"""Transcribe media files with a checkpoint from Python; needs neither Lightning nor Hydra."""
+"""Transcribe media files of any length with a checkpoint; needs neither Lightning nor Hydra."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from omni_avsr.checkpoint import load_checkpoint, read_info
 from omni_avsr.compression import all_rates
 from omni_avsr.config import DType
-from omni_avsr.features import MOUTH_SIZE, prepare_video, prepare_waveform
-from omni_avsr.media import iter_video, probe, read_audio, read_video
 from omni_avsr.model import OmniAVSR
-from omni_avsr.types import Features, Modality, Rates, Task
+from omni_avsr.pieces import Piece, Said, Tell, cut_recording, say
+from omni_avsr.recording import Recording, TaskChoice, VideoOptions, read_recording
+from omni_avsr.transcript import Transcript
+from omni_avsr.types import Rates, Task
+
+DEFAULT_SECONDS = 15.0
+"""Longest piece of a recording for a checkpoint that does not tell how long its training clips were."""
+TOLERANCE = 1.2
+"""How much longer than the longest training clip a piece may be."""
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How files are transcribed.
+
+    task: "auto" takes all that a file has. rates: the lowest trained ones by default, which are the most accurate.
+    window: longest piece that is transcribed at once, in seconds; by default what the model was trained on. batch_size:
+    pieces at a time, of one file or of several.
+    """
+
+    task: TaskChoice = "auto"
+    rates: Rates | None = None
+    num_beams: int = 1
+    max_new_tokens: int = 64
+    window: float | None = None
+    batch_size: int = 8
+    video: VideoOptions = field(default_factory=VideoOptions)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be transcribed, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file in memory, in pieces."""
+
+    recording: Recording
+    pieces: Sequence[Piece]
+
+
+def _tell_nobody(what: str, done: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -24,7 +65,7 @@ class Transcriber:
     """A loaded checkpoint.
 
     training: what it says of its training, the domain it knows among others.
-    face_model: MediaPipe's face_landmarker.task for raw video; None takes the environment variable's.
+    face_model: MediaPipe's face_landmarker.task for raw video; None finds it as ``mouth.face_model`` says.
     """
 
     model: OmniAVSR
@@ -36,11 +77,10 @@ class Transcriber:
         """The lowest trained rates: most tokens, best quality."""
         return min(all_rates(self.model.config.compression))
 
-    @torch.no_grad()
     def transcribe(
         self,
         path: str | Path,
-        task: Task | str = Task.AVSR,
+        task: TaskChoice | str = Task.AVSR,
         rates: Rates | Sequence[int] | None = None,
         num_beams: int = 1,
         max_new_tokens: int = 64,
@@ -48,51 +88,101 @@ class Transcriber:
         """Transcribe one file.
 
         Args:
-            path: any audio or video file. A video of 96 x 96 pixels is taken as mouth crops, in any other the face is
-                found first.
-            task: asr, vsr or avsr.
+            path: any audio or video file, of any length. A video of 96 x 96 pixels is taken as mouth crops, in any
+                other the face is found first.
+            task: asr, vsr, avsr, or auto for what the file has.
             rates: (audio, video) compression; the lowest trained ones by default.
 
         Raises:
             ValueError: the file cannot be read or lacks what the task needs, or the model was not trained for the task
                 or the rate.
         """
-        task = Task(task)
-        if task not in self.model.config.tasks:
-            raise ValueError(f"this model is for {', '.join(self.model.config.tasks)}, not for {task}")
-        pair = rates if isinstance(rates, Rates) else Rates(*rates) if rates else self.default_rates
-        self.model.config.compression.check(pair, task)
-        inputs = {modality: self._read(Path(path), modality) for modality in task.modalities}
-        features = self.model.encode(inputs)
-        return self.model.generate(features, task, pair, num_beams, max_new_tokens)[0]
+        options = TranscribeOptions(
+            task="auto" if task == "auto" else Task(task),
+            rates=None if rates is None else rates if isinstance(rates, Rates) else Rates(*rates),
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            video=VideoOptions(face_model=self.face_model),
+        )
+        [result] = self.run([path], options)
+        if isinstance(result, Failure):
+            raise ValueError(result.reason)
+        return result.text
 
-    def _read(self, path: Path, modality: Modality) -> Features:
-        has_audio, has_video = probe(path)
-        if not (has_audio if modality is Modality.AUDIO else has_video):
-            raise ValueError(f"{path} has no {modality} stream")
-        if modality is Modality.AUDIO:
-            waveform = torch.from_numpy(read_audio(path))
-            values = prepare_waveform(waveform, self.model.config.waveform)
-        else:
-            values = prepare_video(torch.from_numpy(self._crops(path)))
-        return Features.pad([values]).to(self.model.device)
+    def run(
+        self, paths: Iterable[str | Path], options: TranscribeOptions, tell: Tell = _tell_nobody
+    ) -> Iterator[Transcript | Failure]:
+        """Transcribe files in their order, in batches across files; a file that fails costs only itself.
 
-    def _crops(self, path: Path) -> np.ndarray:
-        """Mouth crops: the frames themselves where they are crops already, else cut from around the face."""
-        frame = next(iter_video(path, grey=True))
-        if frame.shape == (MOUTH_SIZE, MOUTH_SIZE):
-            return read_video(path, grey=True)
-        # MediaPipe is heavy and an extra: it is imported only when a face has to be found.
+        Raises:
+            ValueError: the model was not trained for the rates or the task; before any file is read.
+        """
+        rates = options.rates or self.default_rates
+        trained = self.model.config.tasks
+        for task in trained if options.task == "auto" else (options.task,):
+            if task not in trained:
+                raise ValueError(f"this model is for {', '.join(trained)}, not for {task}")
+            self.model.config.compression.check(rates, task)
+        waiting: list[_Read | Failure] = []
+        for path in paths:
+            waiting.append(self._read(Path(path), options, tell))
+            if sum(len(entry.pieces) for entry in waiting if isinstance(entry, _Read)) >= options.batch_size:
+                yield from self._finish(waiting, rates, options, tell)
+                waiting = []
+        yield from self._finish(waiting, rates, options, tell)
+
+    def _read(self, path: Path, options: TranscribeOptions, tell: Tell) -> _Read | Failure:
         try:
-            from omni_avsr.mouth.face import find_face_model
-            from omni_avsr.mouth.video import crop_video
-        except ImportError as error:
-            raise ValueError(
-                f"{path} is no video of mouth crops ({MOUTH_SIZE} x {MOUTH_SIZE}), and to find a face in it needs what "
-                f"pip install 'omni-avsr[prepare]' brings ({error})"
-            ) from error
+            recording = read_recording(path, options.task, self.model.config.tasks, options.video)
+            return _Read(recording, cut_recording(self.model, recording, self._longest(recording, options), tell))
+        except ValueError as error:
+            return Failure(str(path), str(error))
 
-        return crop_video(path, find_face_model(self.face_model))[0]
+    def _longest(self, recording: Recording, options: TranscribeOptions) -> float:
+        """Seconds that may be transcribed at once."""
+        trained = float(self.training.get("longest_clip_seconds", DEFAULT_SECONDS))
+        limits = [float(self.model.encoders[modality].max_seconds) for modality in recording.task.modalities]
+        return min([options.window or TOLERANCE * trained, *limits])
+
+    def _finish(
+        self, entries: Sequence[_Read | Failure], rates: Rates, options: TranscribeOptions, tell: Tell
+    ) -> Iterator[Transcript | Failure]:
+        """The results of files that were read, in their order."""
+        said = self._say(
+            [p for entry in entries if isinstance(entry, _Read) for p in entry.pieces], rates, options, tell
+        )
+        for entry in entries:
+            if isinstance(entry, Failure):
+                yield entry
+            else:
+                yield _joined(entry.recording, [said[id(piece)] for piece in entry.pieces], rates)
+
+    def _say(self, pieces: Sequence[Piece], rates: Rates, options: TranscribeOptions, tell: Tell) -> dict[int, Said]:
+        """What is said in each piece, by its identity; batches hold pieces of one task and of similar lengths."""
+        said: dict[int, Said] = {}
+        for task in Task:
+            chosen = sorted(
+                (piece for piece in pieces if piece.recording.task is task), key=lambda piece: piece.seconds
+            )
+            for first in range(0, len(chosen), options.batch_size):
+                batch = chosen[first : first + options.batch_size]
+                parts = say(self.model, batch, rates, options.num_beams, options.max_new_tokens)
+                said |= {id(piece): part for piece, part in zip(batch, parts, strict=True)}
+                tell("transcribing", len(said), len(pieces))
+        return said
+
+
+def _joined(recording: Recording, parts: Sequence[Said], rates: Rates) -> Transcript:
+    return Transcript(
+        file=str(recording.path),
+        task=recording.task,
+        rates=rates,
+        text=" ".join(part.text for part in parts if part.text),
+        words=tuple(word for part in parts for word in part.words),
+        seconds=recording.seconds,
+        num_tokens={m: sum(part.num_tokens[m] for part in parts) for m in recording.task.modalities},
+        notes=recording.notes,
+    )
 
 
 def load(

@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "files", "provenance", "weights"),
-    ("media", "features", "normalize"),
+    ("media", "features", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
     ("model", "build", "stages"),
-    ("objectives", "checkpoint", "resume", "start", "decode"),
+    ("objectives", "checkpoint", "resume", "start", "decode", "recording", "pieces"),
     (
         "training",
         "callbacks",

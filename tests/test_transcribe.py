@@ -87,14 +87,14 @@ def test_other_frames_than_mouth_crops_go_through_the_face_finder(
     transcriber: Transcriber, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_muxed(tmp_path / "raw.mkv", random_audio(FRAMES, 1), random_video(FRAMES, 1, size=120))
-    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
-    with pytest.raises(ValueError, match="face model"):
+    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(tmp_path / "none.task"))
+    with pytest.raises(ValueError, match=r"face model .*none\.task does not exist"):
         transcriber.transcribe(tmp_path / "raw.mkv", "vsr")
     (tmp_path / "face.task").touch()
     asked = []
 
-    def crop(path: Path, face_model: Path) -> tuple[np.ndarray, dict[str, float]]:
-        asked.append((path, face_model))
+    def crop(path: Path, face_model: Path, face: int | None) -> tuple[np.ndarray, dict[str, float]]:
+        asked.append((path, face_model, face))
         return random_video(FRAMES, 1), {}
 
     monkeypatch.setattr(mouth_video, "crop_video", crop)
@@ -102,7 +102,7 @@ def test_other_frames_than_mouth_crops_go_through_the_face_finder(
     assert with_face.transcribe(tmp_path / "raw.mkv", "avsr", (2, 3)) == expected(
         transcriber.model, folder, Task.AVSR, Rates(2, 3)
     )
-    assert asked == [(tmp_path / "raw.mkv", tmp_path / "face.task")]
+    assert asked == [(tmp_path / "raw.mkv", tmp_path / "face.task", None)]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-EXTRAS = {"train": "train", "evaluate": "train", "prepare": "prepare", "splice": "prepare"}
+EXTRAS = {"train": "train", "evaluate": "train", "prepare": "prepare", "splice": "prepare", "transcribe": "prepare"}
 """The extra of the package that a command needs."""
 
 COMMANDS = {
     "train": "train the stages of an experiment (Hydra key=value)",
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
     "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
+    "transcribe": "write down what is said in audio and video files",
     "splice": "make new training clips from pieces of prepared ones",
 }
 

@@ -16,7 +16,8 @@ from data_prep.sources import SourceClip, read_folder
 from data_prep.synthetic.corpus import SyntheticCorpus, synthesize
 from omni_avsr.cli.hydra_app import hydra_command
 from omni_avsr.config import STRICT, Positive, from_mapping
-from omni_avsr.mouth.face import FACE_MODEL_VARIABLE, find_face_model
+from omni_avsr.media import MediaError, probe
+from omni_avsr.mouth.face_model import find_face_model
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +78,16 @@ def run(config: PrepareConfig) -> None:
         return
     if config.source is None:
         raise ValueError("prepare.source: a corpus needs the folder it is in (source=FOLDER)")
+    clips = config.corpus.clips(config.source)
+    needs_faces = any(_has_video(clip.media) for clip in clips)
     options = PrepareOptions(
-        face_model=_face_model(config),
+        face_model=find_face_model(config.face_model) if needs_faces else None,
         workers=workers,
         lossless=config.lossless,
         crf=config.crf,
         progress=config.progress,
     )
-    report = prepare(config.corpus.clips(config.source), config.output, options)
+    report = prepare(clips, config.output, options)
     log.info(
         "%d clips prepared, %d found finished, %d failed, in %.0f s",
         report.num_prepared,
@@ -101,7 +104,8 @@ def run(config: PrepareConfig) -> None:
         )
 
 
-def _face_model(config: PrepareConfig) -> Path | None:
-    """The model file, or None for a folder, which may hold audio alone, when none is named anywhere."""
-    named = config.face_model is not None or FACE_MODEL_VARIABLE in os.environ
-    return find_face_model(config.face_model) if named or isinstance(config.corpus, GridCorpus) else None
+def _has_video(path: Path) -> bool:
+    try:
+        return probe(path)[1]
+    except MediaError:  # the preparation will find out, and list the clip with its reason
+        return False

@@ -11,6 +11,7 @@ from omni_avsr.types import Features
 BLANK = 0
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz0123456789"
 """The characters a normalised transcript may hold; id 0 is CTC's blank, so a character's id is its place plus one."""
+SPACE = 1 + ALPHABET.index(" ")
 _IDS = {character: index + 1 for index, character in enumerate(ALPHABET)}
 
 

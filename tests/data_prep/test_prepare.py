@@ -14,7 +14,7 @@ from data_prep.prepare import PrepareOptions, PrepareReport, prepare
 from data_prep.sources import SourceClip
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.media import iter_video, read_audio, read_video, write_audio, write_video
-from omni_avsr.mouth.face import detect_landmarks, find_face_model
+from omni_avsr.mouth.face import detect_landmarks
 
 Run = tuple[list[SourceClip], Path, PrepareOptions, PrepareReport]
 
@@ -147,16 +147,3 @@ def test_audio_is_cut_or_padded_at_its_end() -> None:
 def test_ids_that_collide_or_leave_the_output_are_refused(tmp_path: Path, ids: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"clip 'a'|no path inside"):
         prepare([SourceClip(id, tmp_path / "x", "t", "test") for id in ids], tmp_path / "out", PrepareOptions())
-
-
-def test_the_face_model_comes_from_the_argument_or_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
-    with pytest.raises(ValueError, match="no face model given"):
-        find_face_model()
-    with pytest.raises(ValueError, match="does not exist"):
-        find_face_model(tmp_path / "none.task")
-    (tmp_path / "face.task").touch()
-    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(tmp_path / "face.task"))
-    assert find_face_model() == tmp_path / "face.task"

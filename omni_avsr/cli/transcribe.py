@@ -1,0 +1,142 @@
+"""``omni-avsr transcribe``: media files to text, JSON or subtitles."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from omni_avsr.files import write_atomically
+from omni_avsr.pieces import Tell
+from omni_avsr.recording import VideoOptions
+from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
+from omni_avsr.transcript import Transcript, formatted
+from omni_avsr.types import Rates, Task
+
+SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+DEVICE_ERRORS = (AssertionError, RuntimeError)
+
+
+def main() -> None:
+    """Exits with 1 when a file could not be transcribed, after all others were; with 2 on bad arguments."""
+    options = _parser().parse_args()
+    errors = Console(stderr=True, highlight=False)
+    try:
+        _check(options)
+        transcriber = _load(options)
+        failed = _run(transcriber, options, errors)
+    except ValueError as error:
+        sys.exit(f"omni-avsr transcribe: {error}")
+    sys.exit(1 if failed else 0)
+
+
+def _run(transcriber: Transcriber, options: argparse.Namespace, errors: Console) -> int:
+    """Transcribe the files, write what comes of them, and return how many failed."""
+    errors.print(f"training domain of this checkpoint: {transcriber.training.get('domain', 'not stated')}", style="dim")
+    failed = 0
+    with _progress(errors) as tell:
+        for result in transcriber.run(options.files, _settings(options, transcriber), tell):
+            try:
+                if isinstance(result, Failure):
+                    raise ValueError(result.reason)
+                for note in result.notes:
+                    errors.print(f"{result.file}: {note}", style="yellow", markup=False)
+                _write(result, options)
+            except ValueError as error:
+                failed += 1
+                errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    return failed
+
+
+def _write(transcript: Transcript, options: argparse.Namespace) -> None:
+    text = formatted(transcript, options.format)
+    if options.output is not None:
+        name = Path(transcript.file).with_suffix(SUFFIXES[options.format]).name
+        write_atomically(options.output / name, text)
+        return
+    label = f"{transcript.file}: " if options.format == "text" and len(options.files) > 1 else ""
+    sys.stdout.write(label + text)
+    sys.stdout.flush()
+
+
+def _check(options: argparse.Namespace) -> None:
+    several = len(options.files) > 1
+    if several and options.format in ("srt", "vtt") and options.output is None:
+        raise ValueError(f"{options.format} of several files needs a folder to write them to: --output FOLDER")
+    names = [file.stem for file in options.files]
+    if options.output is not None and (doubled := sorted({name for name in names if names.count(name) > 1})):
+        raise ValueError(f"several files are named {', '.join(doubled)}; their transcripts would overwrite each other")
+
+
+def _load(options: argparse.Namespace) -> Transcriber:
+    try:
+        return load(options.checkpoint, options.device, face_model=options.face_model)
+    except DEVICE_ERRORS as error:
+        raise ValueError(f"--device {options.device} cannot be used: {error}") from error
+
+
+def _settings(options: argparse.Namespace, transcriber: Transcriber) -> TranscribeOptions:
+    default = transcriber.default_rates
+    return TranscribeOptions(
+        task="auto" if options.task == "auto" else Task(options.task),
+        rates=Rates(options.audio_rate or default.audio, options.video_rate or default.video),
+        num_beams=options.beams,
+        max_new_tokens=options.max_new_tokens,
+        window=options.window,
+        batch_size=options.batch_size,
+        video=VideoOptions(True if options.cropped else None, options.face, options.face_model),
+    )
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Tell]:
+    """A bar for work that takes several steps; nothing for a short file, and nothing where nobody watches."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", visible=False)
+
+        def tell(what: str, done: int, total: int) -> None:
+            progress.update(bar, description=what, completed=done, total=total, visible=done < total)
+
+        yield tell
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="omni-avsr transcribe", description="Transcribe audio and video files.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio or video, of any format and length")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--task", choices=["auto", *map(str, Task)], default="auto", help="auto: by what a file has")
+    parser.add_argument("--audio-rate", type=int, help="compression of audio (default: the lowest trained rate)")
+    parser.add_argument("--video-rate", type=int, help="compression of video (default: the lowest trained rate)")
+    parser.add_argument("--format", choices=sorted(SUFFIXES), default="text")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each input instead of printing")
+    parser.add_argument("--cropped", action="store_true", help="the videos show mouth crops of 96 x 96 pixels")
+    parser.add_argument(
+        "--face", type=_natural, metavar="N", help="which of several faces, 0 is the largest that stays"
+    )
+    parser.add_argument("--face-model", type=Path, metavar="FILE", help="MediaPipe's face_landmarker.task")
+    parser.add_argument("--beams", type=_positive, default=1, help="1: greedy (default)")
+    parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest transcript of a piece")
+    parser.add_argument("--window", type=float, metavar="SECONDS", help="longest piece at once (default: as trained)")
+    parser.add_argument("--batch-size", type=_positive, default=8, metavar="PIECES")
+    parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
