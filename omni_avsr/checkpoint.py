@@ -4,6 +4,7 @@
 ``trained.safetensors``       every tensor that no base model provides but the adapters, batch-norm statistics included,
                               and those of a base model that were trained
 ``adapters/<name>/``          each LoRA adapter in peft's own layout
+``README.md``                 a model card, made from the config
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from omni_avsr.build import build_model
 from omni_avsr.config import DType, ModelConfig, WhisperConfig, from_mapping, to_mapping
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
+from omni_avsr.model_card import CARD, model_card
 from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
 from omni_avsr.weights import resolve
@@ -95,14 +97,16 @@ def save_checkpoint(
     stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     if bad := [name for name, value in stored.items() if not bool(value.isfinite().all())]:
         raise ValueError(f"{len(bad)} tensors are not finite in {dtype or 'their own dtype'}, such as {sorted(bad)[0]}")
+    pinned = pin_base_weights(model.config)
     config = {
         "format_version": FORMAT_VERSION,
-        "model": to_mapping(pin_base_weights(model.config)),
+        "model": to_mapping(pinned),
         "training": dict(training),
         **({"trained_base": sorted(base)} if base else {}),
     }
     with _replacing_folder(folder) as partial:
         (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (partial / CARD).write_text(model_card(pinned, training))
         save_tensors(partial / TRAINED, stored)
         for name in adapter_names(model.config.adapters, model.config.tasks):
             save_adapter(model.llm, name, partial / ADAPTERS / name, dtype, model.config.llm.weights)

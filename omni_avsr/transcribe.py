@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omni_avsr.checkpoint import load_checkpoint, read_info
+import torch
+
+from omni_avsr.checkpoint import load_checkpoint, read_info, save_checkpoint
 from omni_avsr.compression import all_rates
 from omni_avsr.config import DType
+from omni_avsr.hub import checkpoint_folder, push_to_hub
 from omni_avsr.model import OmniAVSR
 from omni_avsr.pieces import Piece, Said, Tell, cut_recording, say
 from omni_avsr.recording import Recording, TaskChoice, VideoOptions, read_recording
@@ -18,6 +22,7 @@ from omni_avsr.types import Rates, Task
 
 DEFAULT_SECONDS = 15.0
 """Longest piece of a recording for a checkpoint that does not tell how long its training clips were."""
+STORED_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 TOLERANCE = 1.2
 """How much longer than the longest training clip a piece may be."""
 
@@ -66,11 +71,31 @@ class Transcriber:
 
     training: what it says of its training, the domain it knows among others.
     face_model: MediaPipe's face_landmarker.task for raw video; None finds it as ``mouth.face_model`` says.
+    trained_base: names of base models' tensors that were trained.
     """
 
     model: OmniAVSR
     training: Mapping[str, Any]
     face_model: Path | None = None
+    trained_base: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path, **settings: Any) -> Transcriber:
+        """``load`` by the name that Hugging Face's libraries use."""
+        return load(reference, **settings)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder: config, trained tensors, adapters that peft alone can load, and a model card."""
+        state = self.model.state_dict()
+        dtype = STORED_DTYPES.get(str(self.training.get("stored as")))
+        trained = {name: state[name] for name in self.trained_base}
+        save_checkpoint(Path(folder), self.model, trained, self.training, dtype)
+
+    def push_to_hub(self, repo_id: str, private: bool = True) -> str:
+        """Upload to the Hugging Face Hub; returns the commit's address. ValueError when that fails."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "checkpoint")
+            return push_to_hub(Path(folder) / "checkpoint", repo_id, private)
 
     @property
     def default_rates(self) -> Rates:
@@ -188,10 +213,11 @@ def _joined(recording: Recording, parts: Sequence[Said], rates: Rates) -> Transc
 def load(
     folder: str | Path, device: str = "cpu", llm_dtype: DType | None = None, face_model: Path | None = None
 ) -> Transcriber:
-    """Load a checkpoint folder for inference.
+    """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
 
     Raises:
         ValueError: the folder is no checkpoint, or its base models are missing or others than it was trained on.
     """
-    model = load_checkpoint(Path(folder), llm_dtype)
-    return Transcriber(model.to(device), read_info(Path(folder)).training, face_model)
+    path = checkpoint_folder(folder)
+    model, info = load_checkpoint(path, llm_dtype), read_info(path)
+    return Transcriber(model.to(device), info.training, face_model, info.trained_base)

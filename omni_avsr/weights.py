@@ -57,6 +57,11 @@ class Weights:
         return _fingerprint(states, by_tensor=bool(shards))
 
 
+def is_hub_id(reference: str) -> bool:
+    """Whether it is spelled like a Hub id and not like a path to something."""
+    return not reference.startswith((PIP_PREFIX, ".", "/", "~")) and bool(_HUB_ID.fullmatch(reference))
+
+
 def resolve(reference: str) -> Weights:
     """The local path of ``reference`` (see the module's docstring). ValueError, with what to do, when there is none."""
     if reference.startswith(PIP_PREFIX):

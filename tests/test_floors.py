@@ -15,8 +15,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
-    ("model", "build", "stages"),
-    ("objectives", "checkpoint", "resume", "start", "decode", "recording", "pieces"),
+    ("model", "build", "stages", "model_card"),
+    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
     (
         "training",
         "callbacks",
