@@ -286,7 +286,7 @@ def test_files_name_base_models_as_they_were_asked_for_and_no_machine_path(
     adapter = json.loads((folder / "adapters" / "shared" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "someone/llm-llama"
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(files) == 2 + 4 * 2
+    assert len(files) == 3 + 4 * 2
     assert [path for path in files if str(tmp_path).encode() in path.read_bytes()] == []
     # Found again where the models are now, wherever that is.
     (tmp_path / "elsewhere").rename(tmp_path / "moved")
@@ -332,7 +332,12 @@ def test_saving_again_replaces_the_folder_whole(models: Path, tmp_path: Path) ->
     before = checkpoint_sha256(folder)
     shared = tiny_model(models, adapters={"strategy": "shared"})
     save_checkpoint(folder, shared, {}, TRAINING | {"seed": 4})
-    assert {path.name for path in folder.iterdir()} == {"config.json", "trained.safetensors", "adapters"}
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "trained.safetensors",
+        "adapters",
+    }
     assert os.listdir(folder / "adapters") == ["shared"]
     assert read_info(folder).training["seed"] == 4
     assert checkpoint_sha256(folder) != before
