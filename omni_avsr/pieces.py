@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from omni_avsr.encoders.access import ctc_parts, encoder_of
 from omni_avsr.encoders.ctc import BLANK, SPACE
 from omni_avsr.encoders.ctc_align import align_words
 from omni_avsr.features import SAMPLE_RATE, VIDEO_FPS, prepare_video, prepare_waveform
@@ -75,7 +76,7 @@ def say(model: OmniAVSR, pieces: Sequence[Piece], rates: Rates, num_beams: int, 
     texts = model.generate(features, task, rates, num_beams, max_new_tokens)
     tokens = model.tokens(features, task, rates)
     modality = _hearer(model, task)
-    found = None if modality is None else model.encoders[modality].ctc(features[modality])
+    found = None if modality is None else ctc_parts(model, modality)[1](features[modality])
     said = []
     for row, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
         words: tuple[Word, ...] = ()
@@ -90,7 +91,7 @@ def say(model: OmniAVSR, pieces: Sequence[Piece], rates: Rates, num_beams: int, 
 
 def _hearer(model: OmniAVSR, task: Task) -> Modality | None:
     """The first modality of the task whose encoder has a CTC head."""
-    return next((modality for modality in task.modalities if model.encoders[modality].ctc is not None), None)
+    return next((modality for modality in task.modalities if encoder_of(model, modality).ctc is not None), None)
 
 
 def _inputs(model: OmniAVSR, pieces: Sequence[Piece]) -> dict[Modality, Features]:
@@ -111,10 +112,11 @@ def _written_times(
 ) -> list[float]:
     """When the CTC head writes a character, in seconds."""
     times = []
+    _, head = ctc_parts(model, modality)
     windows = overlapping(recording.seconds, longest)
     for number, (start, end, begin, stop) in enumerate(windows):
         features = model.encode(_inputs(model, [Piece(recording, start, end)]))
-        best = model.encoders[modality].ctc(features[modality]).values[0].argmax(-1)
+        best = head(features[modality]).values[0].argmax(-1)
         written = torch.nonzero((best != BLANK) & (best != SPACE)).flatten()
         found = [start + (frame + 0.5) / model.frame_rates[modality] for frame in written.tolist()]
         times += [time for time in found if begin <= time < stop]

@@ -83,7 +83,7 @@ def _read_auto(
     if not possible:
         streams = " and ".join(str(modality) for modality, found in there.items() if found)
         raise ValueError(f"{path} has {streams}, and this model is for {', '.join(tasks)}")
-    notes = ()
+    notes: tuple[str, ...] = ()
     if Task.AVSR in tasks and possible[0] is not Task.AVSR:
         missing = Modality.VIDEO if has_audio else Modality.AUDIO
         notes = (f"no {missing} stream: {possible[0]} in place of avsr",)

@@ -20,9 +20,10 @@ from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.feature_store import FORMAT_VERSION, FeatureDataset, open_feature_store
+from omni_avsr.encoders.access import max_seconds
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives.base import LabelUnit, Objective, max_seconds
+from omni_avsr.objectives.base import LabelUnit, Objective
 from omni_avsr.provenance import file_sha256
 from omni_avsr.stage_origin import clips_fingerprint
 from omni_avsr.stages import StageConfig, matching_names

@@ -17,6 +17,7 @@ from omni_avsr.data.batching import BatchingConfig
 from omni_avsr.types import Modality, Task
 
 NonNegative = Annotated[float, Field(ge=0)]
+FrameTarget = Literal["words", "audio_ctc", "audio_features"]
 
 MAX_NAMED = 20
 """Names that an error message gives as examples."""
@@ -34,25 +35,33 @@ class MixupConfig:
 class CTCObjectiveConfig:
     """Train one encoder alone by CTC on characters, with a target for every frame beside it.
 
-    ``frame_targets`` words: the aligned word, for corpora with word times. audio_ctc, for the video encoder: what the
-    frozen audio encoder's CTC head, trained in an earlier stage, says at that time; it needs no alignment.
-    ``mixup`` is against learning few clips by heart (null: none).
+    ``frame_targets`` are targets with their weights. words: the aligned word, for corpora with word times. For the
+    video encoder, what the frozen audio encoder says at that time, which needs no alignment: audio_ctc, its CTC head,
+    trained in an earlier stage; audio_features, its features (after Ma, Petridis and Pantic 2022). ``mixup`` is
+    against learning few clips by heart (null: none).
     """
 
     modality: Modality
     kind: Literal["ctc"] = "ctc"
-    frame_targets: Literal["none", "words", "audio_ctc"] = "none"
-    frame_weight: NonNegative = 1.0
+    frame_targets: dict[FrameTarget, NonNegative] = field(default_factory=dict)
     mixup: MixupConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.frame_targets == "audio_ctc" and self.modality is Modality.AUDIO:
-            raise ValueError("frame_targets audio_ctc teaches the video encoder; the audio encoder cannot teach itself")
+        if self.hears_teacher and self.modality is Modality.AUDIO:
+            raise ValueError(
+                f"frame_targets {', '.join(self.frame_targets)}: audio targets teach the video encoder; the audio "
+                "encoder cannot teach itself"
+            )
+
+    @property
+    def hears_teacher(self) -> bool:
+        """Whether a target is what the audio encoder says."""
+        return any(target.startswith("audio_") for target in self.frame_targets)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The encoders that the objective runs."""
-        return (Modality.AUDIO, Modality.VIDEO) if self.frame_targets == "audio_ctc" else (self.modality,)
+        return (Modality.AUDIO, Modality.VIDEO) if self.hears_teacher else (self.modality,)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -145,10 +154,10 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         augment = self.augment
-        teaches = isinstance(self.objective, CTCObjectiveConfig) and self.objective.frame_targets == "audio_ctc"
+        teaches = isinstance(self.objective, CTCObjectiveConfig) and self.objective.hears_teacher
         if teaches and augment and (augment.audio_mask_samples or any(level is not None for level in augment.snr_db)):
             raise ValueError(
-                "audio_ctc targets need clean audio: set augment.snr_db=[] and augment.audio_mask_samples=0"
+                "targets that the audio gives need clean audio: set augment.snr_db=[] and augment.audio_mask_samples=0"
             )
 
 

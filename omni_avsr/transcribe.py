@@ -13,6 +13,7 @@ import torch
 from omni_avsr.checkpoint import load_checkpoint, read_info, save_checkpoint
 from omni_avsr.compression import all_rates
 from omni_avsr.config import DType
+from omni_avsr.encoders.access import max_seconds
 from omni_avsr.hub import checkpoint_folder, push_to_hub
 from omni_avsr.model import OmniAVSR
 from omni_avsr.pieces import Piece, Said, Tell, cut_recording, say
@@ -166,7 +167,7 @@ class Transcriber:
     def _longest(self, recording: Recording, options: TranscribeOptions) -> float:
         """Seconds that may be transcribed at once."""
         trained = float(self.training.get("longest_clip_seconds", DEFAULT_SECONDS))
-        limits = [float(self.model.encoders[modality].max_seconds) for modality in recording.task.modalities]
+        limits = [max_seconds(self.model, modality) for modality in recording.task.modalities]
         return min([options.window or TOLERANCE * trained, *limits])
 
     def _finish(

@@ -154,7 +154,7 @@ def stage_values(kind: str, num_steps: int, accumulation: int = 1, **changes: An
     """Settings of a stage: video_ctc and audio_ctc train an encoder alone; projector and joint go through the LLM."""
     ctc = {"kind": "ctc", "modality": kind.removesuffix("_ctc")}
     objective, trainable = {
-        "video_ctc": (ctc | {"frame_targets": "words", "mixup": {"share": 0.5}}, ["encoders.video.*"]),
+        "video_ctc": (ctc | {"frame_targets": {"words": 1.0}, "mixup": {"share": 0.5}}, ["encoders.video.*"]),
         "audio_ctc": (ctc, ["encoders.audio.*"]),
         "projector": ({"kind": "recognition"}, ["projectors.*", "markers.*"]),
         "joint": ({"kind": "recognition"}, ["projectors.*", "markers.*", "llm.*lora_*"]),

@@ -73,24 +73,23 @@ def test_rows_that_do_not_mix_stay_as_they_are(batch: Batch) -> None:
 
 
 def test_the_loss_is_each_transcripts_by_the_weight_of_its_clip(model: OmniAVSR, batch: Batch) -> None:
-    objective = CTCObjective(Modality.VIDEO, frame_targets(), 0.5, MIXUP, seed=3)
+    objective = CTCObjective(Modality.VIDEO, {"words": frame_targets()}, {"words": 0.5}, MIXUP, seed=3)
     found = objective(model, batch)
     mixed = mix(batch, Modality.VIDEO, MIXUP.share, MIXUP.weight, seed=3)
     features = model.encoders["video"](mixed.inputs)
-    head, frames = model.encoders["video"].ctc, objective.frames
-    assert frames is not None
+    head, frames = model.encoders["video"].ctc, objective.frames["words"]
     ctc = frame = torch.tensor(0.0)
     for clips, weights in ((batch, 1 - mixed.weights), (mixed.other, mixed.weights)):
         ctc = ctc + (head.loss(features, clips.texts) * weights).sum()
         frame = frame + (frames.loss(model, clips, features, Modality.VIDEO) * weights).sum()
     total = batch.num_label_tokens[Task.VSR]
     assert float(found.figures["ctc"]) == pytest.approx(float(ctc.detach()) / total, rel=1e-5)
-    assert float(found.figures["frame"]) == pytest.approx(float(frame.detach()) / len(batch), rel=1e-5)
-    assert found.loss.item() == pytest.approx(float(found.figures["ctc"] + 0.5 * found.figures["frame"]), rel=1e-6)
+    assert float(found.figures["words"]) == pytest.approx(float(frame.detach()) / len(batch), rel=1e-5)
+    assert found.loss.item() == pytest.approx(float(found.figures["ctc"] + 0.5 * found.figures["words"]), rel=1e-6)
 
 
 def test_validation_and_a_batch_of_one_hear_their_clips_alone(model: OmniAVSR, batch: Batch) -> None:
-    plain, mixing = CTCObjective(Modality.AUDIO, None, 1.0), CTCObjective(Modality.AUDIO, None, 1.0, MIXUP)
+    plain, mixing = CTCObjective(Modality.AUDIO), CTCObjective(Modality.AUDIO, mixup=MIXUP)
     assert mixing(model, batch).loss.item() != plain(model, batch).loss.item()
     mixing.eval()
     assert mixing(model, batch).loss.item() == plain(model, batch).loss.item()

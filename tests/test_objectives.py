@@ -13,8 +13,14 @@ from omni_avsr.compression import draw_rates
 from omni_avsr.encoders.ctc import encode_text
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
+from omni_avsr.objectives.build import build_objective
 from omni_avsr.objectives.ctc import CTCObjective
-from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, WordFrameTargets
+from omni_avsr.objectives.frame_targets import (
+    AudioCTCFrameTargets,
+    AudioFeatureFrameTargets,
+    WordFrameTargets,
+    per_frame,
+)
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.stages import CTCObjectiveConfig
 from omni_avsr.types import IGNORE_INDEX, Batch, Features, Modality, Rates, Task, Word
@@ -46,8 +52,8 @@ def frame_targets(dim: int = 16) -> WordFrameTargets:
 def objectives() -> Mapping[str, Objective]:
     return {
         "recognition": RecognitionObjective(WEIGHTS, 3, 8),
-        "audio_ctc": CTCObjective(Modality.AUDIO, None, 1.0),
-        "video_ctc_with_words": CTCObjective(Modality.VIDEO, frame_targets(), 0.5),
+        "audio_ctc": CTCObjective(Modality.AUDIO),
+        "video_ctc_with_words": CTCObjective(Modality.VIDEO, {"words": frame_targets()}, {"words": 0.5}),
     }
 
 
@@ -95,7 +101,7 @@ def test_micro_batches_with_the_global_totals_add_up_to_the_batch(name: str, mod
 
 
 def test_the_ctc_loss_is_in_nats_per_character(model: OmniAVSR, batch: Batch) -> None:
-    objective = CTCObjective(Modality.AUDIO, None, 1.0)
+    objective = CTCObjective(Modality.AUDIO)
     whole = with_totals(objective, model, batch)
     assert whole.num_label_tokens[Task.ASR] == sum(map(len, TEXTS))
     encoder = model.encoders["audio"]
@@ -117,13 +123,12 @@ def test_the_ctc_loss_is_in_nats_per_character(model: OmniAVSR, batch: Batch) ->
 
 
 def test_frame_targets_add_their_weighted_mean_over_clips(model: OmniAVSR, batch: Batch) -> None:
-    objective = CTCObjective(Modality.VIDEO, frame_targets(), 0.5)
+    objective = CTCObjective(Modality.VIDEO, {"words": frame_targets()}, {"words": 0.5})
     output = objective(model, with_totals(objective, model, batch))
-    assert output.loss.item() == pytest.approx(float(output.figures["ctc"] + 0.5 * output.figures["frame"]), rel=1e-6)
+    assert output.loss.item() == pytest.approx(float(output.figures["ctc"] + 0.5 * output.figures["words"]), rel=1e-6)
     features = model.encoders["video"](batch.inputs[Modality.VIDEO])
-    assert objective.frames is not None
-    per_clip = objective.frames.loss(model, batch, features, objective.modality)
-    assert float(output.figures["frame"]) == pytest.approx(float(per_clip.mean()), rel=1e-6)
+    per_clip = objective.frames["words"].loss(model, batch, features, objective.modality)
+    assert float(output.figures["words"]) == pytest.approx(float(per_clip.mean()), rel=1e-6)
 
 
 def test_each_frame_is_the_word_spoken_in_its_middle(batch: Batch) -> None:
@@ -213,7 +218,7 @@ def test_the_planner_counts_the_tokens_that_are_scored(model: OmniAVSR, batch: B
 def test_an_encoder_without_a_ctc_head_is_an_error(tmp_path: Path, batch: Batch) -> None:
     model = tiny_model(tmp_path, audio="whisper_trimmed")
     with pytest.raises(ValueError, match="the audio encoder carries no CTC head; set its ctc to true"):
-        CTCObjective(Modality.AUDIO, None, 1.0)(model, batch)
+        CTCObjective(Modality.AUDIO)(model, batch)
 
 
 def test_validation_reads_every_supported_task_at_its_lowest_and_highest_rates(model: OmniAVSR, batch: Batch) -> None:
@@ -247,8 +252,33 @@ def test_audio_targets_are_the_mean_posteriors_of_the_audio_frames_in_each_video
     torch.testing.assert_close(targets.sum(-1), torch.ones(targets.shape[:2]))
 
 
-def test_audio_targets_teach_the_video_encoder_and_not_the_audio_encoder(model: OmniAVSR, batch: Batch) -> None:
-    objective = CTCObjective(Modality.VIDEO, AudioCTCFrameTargets(16), 1.0)
+def test_feature_targets_are_the_normalised_mean_of_the_audio_features_in_each_video_frame(
+    model: OmniAVSR, batch: Batch
+) -> None:
+    video = model.encoders["video"](batch.inputs[Modality.VIDEO])
+    targets = AudioFeatureFrameTargets.targets(model, batch, video, Modality.VIDEO)
+    heard = model.encoders["audio"](batch.inputs[Modality.AUDIO]).values
+    mean = heard[0, 2:4].mean(0)
+    assert targets.shape == (*video.values.shape[:2], heard.shape[2])
+    torch.testing.assert_close(targets[0, 1], (mean - mean.mean()) / (mean.var(unbiased=False) + 1e-5).sqrt())
+
+
+def test_targets_of_unequal_frame_rates_are_refused(batch: Batch) -> None:
+    heard, frames = (Features(torch.zeros(1, steps, 4), torch.tensor([steps])) for steps in (10, 5))
+    assert per_frame(heard, frames, 2.0).shape == (1, 5, 2, 4)
+    with pytest.raises(ValueError, match=r"a whole number of audio steps per frame, not 1\.5"):
+        per_frame(heard, frames, 1.5)
+
+
+@pytest.mark.parametrize("kind", ["audio_ctc", "audio_features"])
+def test_audio_targets_teach_the_video_encoder_and_not_the_audio_encoder(
+    kind: str, model: OmniAVSR, batch: Batch
+) -> None:
+    config = CTCObjectiveConfig(Modality.VIDEO, frame_targets={kind: 1.0})
+    torch.manual_seed(0)
+    objective = build_objective(config, model.config, model, batch.clips, 0)
+    assert isinstance(objective, CTCObjective)
+    frames = objective.frames[kind]
     model.requires_grad_(True)
     model.zero_grad()
     batch = with_totals(objective, model, batch)
@@ -258,8 +288,7 @@ def test_audio_targets_teach_the_video_encoder_and_not_the_audio_encoder(model: 
     assert model.encoders["video"].encoder.stem[0].weight.grad.abs().max() > 0
     model.requires_grad_(False)
     features = model.encoders["video"](batch.inputs[Modality.VIDEO])
-    assert objective.frames is not None
-    per_clip = objective.frames.loss(model, batch, features, Modality.VIDEO)
+    per_clip = frames.loss(model, batch, features, Modality.VIDEO)
     for row in range(len(batch)):
         alone = Batch(
             batch.clips[row : row + 1],
@@ -269,10 +298,10 @@ def test_audio_targets_teach_the_video_encoder_and_not_the_audio_encoder(model: 
             },
         )
         single = model.encoders["video"](alone.inputs[Modality.VIDEO])
-        found = objective.frames.loss(model, alone, single, Modality.VIDEO)
+        found = frames.loss(model, alone, single, Modality.VIDEO)
         torch.testing.assert_close(found[0], per_clip[row], rtol=1e-4, atol=1e-5)
 
 
 def test_the_audio_encoder_cannot_be_its_own_teacher() -> None:
     with pytest.raises(ValueError, match="cannot teach itself"):
-        CTCObjectiveConfig(Modality.AUDIO, frame_targets="audio_ctc")
+        CTCObjectiveConfig(Modality.AUDIO, frame_targets={"audio_ctc": 1.0})

@@ -166,13 +166,13 @@ def test_the_objective_is_chosen_by_its_kind() -> None:
     stage = from_mapping(
         StageConfig,
         {
-            "objective": {"kind": "ctc", "modality": "video", "frame_targets": "words"},
+            "objective": {"kind": "ctc", "modality": "video", "frame_targets": {"words": 1.0}},
             "trainable": ["encoders.video.*"],
             "num_steps": 5,
             "augment": None,
         },
     )
-    assert stage.objective == CTCObjectiveConfig(modality=Modality.VIDEO, frame_targets="words")
+    assert stage.objective == CTCObjectiveConfig(modality=Modality.VIDEO, frame_targets={"words": 1.0})
     assert stage.trainable == ("encoders.video.*",)
     assert stage.augment is None
 

@@ -186,7 +186,7 @@ def test_batch_norm_moves_where_it_is_trained(folder: Path) -> None:
 
 
 def video_ctc() -> CTCObjective:
-    return CTCObjective(Modality.VIDEO, WordFrameTargets(16, ["bin"]), 1.0)
+    return CTCObjective(Modality.VIDEO, {"words": WordFrameTargets(16, ["bin"])}, {"words": 1.0})
 
 
 class Modes(L.Callback):

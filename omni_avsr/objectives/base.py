@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from omni_avsr.encoders.build import SpeechEncoder
-from omni_avsr.encoders.ctc import CTCHead
-from omni_avsr.types import Batch, Modality
+from omni_avsr.types import Batch
 
 LabelUnit = Literal["tokens", "characters"]
 """What an objective counts as one label: tokens of an LLM or a Whisper decoder, or characters of CTC."""
@@ -48,29 +45,3 @@ class Objective(Protocol):
     def transcribe(self, model: nn.Module, batch: Batch) -> dict[str, list[str]]:
         """Texts of a validation batch by the name of the way they were read; empty for an objective without any."""
         ...
-
-
-def encoder_of(model: nn.Module, modality: Modality) -> SpeechEncoder:
-    """The encoder of a whole model, or of one whose LLM was not loaded (``build.Encoders``). ValueError without one."""
-    encoders = model.get_submodule("encoders")
-    assert isinstance(encoders, nn.ModuleDict)
-    if modality not in encoders:
-        raise ValueError(f"the model has no {modality} encoder")
-    encoder = encoders[modality]
-    assert isinstance(encoder, SpeechEncoder)
-    return encoder
-
-
-def max_seconds(model: nn.Module, modality: Modality) -> float:
-    """The longest clip that the model's encoder of ``modality`` takes; infinite when it has none."""
-    encoders = model.get_submodule("encoders")
-    assert isinstance(encoders, nn.ModuleDict)
-    return encoder_of(model, modality).max_seconds if modality in encoders else math.inf
-
-
-def ctc_parts(model: nn.Module, modality: Modality) -> tuple[SpeechEncoder, CTCHead]:
-    """An encoder and its CTC head. ValueError when it carries none."""
-    encoder = encoder_of(model, modality)
-    if encoder.ctc is None:
-        raise ValueError(f"the {modality} encoder carries no CTC head; set its ctc to true")
-    return encoder, encoder.ctc

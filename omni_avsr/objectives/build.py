@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from torch import nn
 
 from omni_avsr.config import ModelConfig, WhisperConfig
+from omni_avsr.encoders.access import ctc_parts, encoder_of
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.model import OmniAVSR
-from omni_avsr.objectives.base import Objective, ctc_parts, encoder_of
+from omni_avsr.objectives.base import Objective
 from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.decoder import DecoderObjective
-from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, FrameTargets, WordFrameTargets
+from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, AudioFeatureFrameTargets, WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.stages import (
     CTCObjectiveConfig,
     DecoderObjectiveConfig,
+    FrameTarget,
     ObjectiveConfig,
     RecognitionObjectiveConfig,
 )
-from omni_avsr.types import Clip
+from omni_avsr.types import Clip, Modality
 from omni_avsr.weights import resolve
 
 
@@ -38,16 +40,12 @@ def build_objective(
         ValueError: the model lacks an encoder or a head that the objective needs.
     """
     match config:
-        case CTCObjectiveConfig(modality=modality, frame_targets=targets):
-            for part in config.modalities:
+        case CTCObjectiveConfig(modality=modality, frame_targets=weights):
+            for part in {modality, *([Modality.AUDIO] if "audio_ctc" in weights else [])}:
                 ctc_parts(model, part)
-            dim = encoder_of(model, modality).output_dim
-            frames: FrameTargets | None = None
-            if targets == "words":
-                frames = WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
-            elif targets == "audio_ctc":
-                frames = AudioCTCFrameTargets(dim)
-            return CTCObjective(modality, frames, config.frame_weight, config.mixup, seed)
+            frames: dict[str, nn.Module] = {name: _frame_targets(name, model, modality, clips) for name in weights}
+            frame_weights = {str(name): weight for name, weight in weights.items()}
+            return CTCObjective(modality, frames, frame_weights, config.mixup, seed)
         case DecoderObjectiveConfig(language=language):
             whisper = model_config.audio_encoder
             if not isinstance(whisper, WhisperConfig):
@@ -59,3 +57,14 @@ def build_objective(
             assert isinstance(model, OmniAVSR)
             longest = max(len(model.text.encode(clip.text)) + 1 for clip in clips)
             return RecognitionObjective(weights, seed, longest, conflict)
+
+
+def _frame_targets(target: FrameTarget, model: nn.Module, modality: Modality, clips: Sequence[Clip]) -> nn.Module:
+    dim = encoder_of(model, modality).output_dim
+    match target:
+        case "words":
+            return WordFrameTargets(dim, WordFrameTargets.vocabulary(clips))
+        case "audio_ctc":
+            return AudioCTCFrameTargets(dim)
+        case "audio_features":
+            return AudioFeatureFrameTargets(dim, encoder_of(model, Modality.AUDIO).output_dim)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from omni_avsr.encoders.access import ctc_parts
 from omni_avsr.encoders.ctc import encode_text
-from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput, ctc_parts
+from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
 from omni_avsr.objectives.frame_targets import FrameTargets
 from omni_avsr.objectives.mixup import mix
 from omni_avsr.stages import MixupConfig
@@ -19,7 +22,7 @@ TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
 class CTCObjective(nn.Module):
     """CTC on characters for one encoder, in nats per character, with optional frame targets beside it.
 
-    ``seed`` is of the draws of ``mixup``, which only training has.
+    frames: targets by name. frame_weights: of their losses. seed: of the draws of ``mixup``, which only training has.
     """
 
     label_unit: LabelUnit = "characters"
@@ -27,13 +30,14 @@ class CTCObjective(nn.Module):
     def __init__(
         self,
         modality: Modality,
-        frames: FrameTargets | None,
-        frame_weight: float,
+        frames: Mapping[str, nn.Module] | None = None,
+        frame_weights: Mapping[str, float] | None = None,
         mixup: MixupConfig | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.modality, self.frames, self.frame_weight = modality, frames, frame_weight
+        self.modality, self.frame_weights = modality, dict(frame_weights or {})
+        self.frames = nn.ModuleDict(frames or {})
         self.mixup, self.seed = mixup, seed
 
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
@@ -47,7 +51,7 @@ class CTCObjective(nn.Module):
             figures = self._losses(model, batch, features, 1 - mixed.weights)
             for name, loss in self._losses(model, mixed.other, features, mixed.weights).items():
                 figures[name] = figures[name] + loss
-        loss = figures["ctc"] + self.frame_weight * figures.get("frame", 0.0)
+        loss = figures["ctc"] + sum(weight * figures[name] for name, weight in self.frame_weights.items())
         figures = {name: value.detach() for name, value in figures.items()}
         return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel())
 
@@ -57,9 +61,10 @@ class CTCObjective(nn.Module):
         weights = weights.to(features.values.device)
         ctc = head.loss(features, batch.texts) * weights
         losses = {"ctc": ctc.sum() / batch.num_label_tokens[TASK_OF[self.modality]]}
-        if self.frames is not None:
-            frame = self.frames.loss(model, batch, features, self.modality) * weights
-            losses["frame"] = frame.sum() / batch.num_clips
+        for name, targets in self.frames.items():
+            assert isinstance(targets, FrameTargets)
+            frame = targets.loss(model, batch, features, self.modality) * weights
+            losses[name] = frame.sum() / batch.num_clips
         return losses
 
     def num_label_tokens(self, model: nn.Module, text: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from omni_avsr.encoders.access import encoder_of
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
-from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput, encoder_of
+from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
 from omni_avsr.types import Batch, Modality, Task
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omni_avsr.encoders.access import ctc_parts, encoder_of
 from omni_avsr.encoders.ctc import ALPHABET
-from omni_avsr.objectives.base import ctc_parts, encoder_of
 from omni_avsr.types import IGNORE_INDEX, Batch, Clip, Features, Modality
 
 MAX_FRAME_WORDS = 1000
 
 
+@runtime_checkable
 class FrameTargets(Protocol):
     """An ``nn.Module`` with a head of its own on the frames of the encoder that is trained."""
 
@@ -46,7 +47,7 @@ class WordFrameTargets(nn.Module):
         """
         counts = Counter(word.text for clip in clips for word in clip.words)
         if not counts:
-            raise ValueError("frame_targets=words needs word times, and no training clip has any; use none")
+            raise ValueError("frame_targets words needs word times, and no training clip has any; leave words out")
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return ranked[:MAX_FRAME_WORDS]
 
@@ -88,18 +89,53 @@ class AudioCTCFrameTargets(nn.Module):
     @staticmethod
     @torch.no_grad()
     def targets(model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
-        """[B, T, characters + 1] probabilities: the teacher's, averaged over the time of each frame.
-
-        Raises:
-            ValueError: the audio encoder's frame rate is no multiple of the trained encoder's.
-        """
+        """[B, T, characters + 1] probabilities: the teacher's, averaged over the time of each frame."""
         audio, head = ctc_parts(model, Modality.AUDIO)
-        ratio = audio.frame_rate / encoder_of(model, modality).frame_rate
-        if ratio != int(ratio):
-            raise ValueError(f"audio_ctc needs a whole number of audio frames per {modality} frame, not {ratio:g}")
         heard = head(audio(batch.inputs[Modality.AUDIO]))
-        time = features.values.shape[1]
-        # The streams may differ by a frame at the end, where the clip's last audio frame stands in.
-        places = torch.arange(time * int(ratio), device=heard.values.device).minimum(heard.lengths[:, None] - 1)
-        held = heard.values.exp().take_along_dim(places[..., None], dim=1)
-        return held.unflatten(1, (time, int(ratio))).mean(2)
+        posteriors = Features(heard.values.exp(), heard.lengths)
+        return per_frame(posteriors, features, audio.frame_rate / encoder_of(model, modality).frame_rate).mean(2)
+
+
+class AudioFeatureFrameTargets(nn.Module):
+    """Predicts in each video frame the audio encoder's features at that time, each normalised to mean 0, variance 1.
+
+    After the auxiliary task of Ma, Petridis and Pantic (2022), who predict the features of a trained speech recogniser
+    from lips by an L1 loss: unlike words or characters, features say which sounds are alike.
+    """
+
+    def __init__(self, encoder_dim: int, audio_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(encoder_dim, audio_dim)
+
+    def loss(self, model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
+        """Mean absolute error over the frames and features of each clip [B]."""
+        errors = (self.linear(features.values).float() - self.targets(model, batch, features, modality)).abs()
+        return errors.mean(-1).masked_fill(~features.mask(), 0.0).sum(1) / features.lengths
+
+    @staticmethod
+    @torch.no_grad()
+    def targets(model: nn.Module, batch: Batch, features: Features, modality: Modality) -> Tensor:
+        """[B, T, audio features], the mean over the time of each frame, normalised."""
+        audio = encoder_of(model, Modality.AUDIO)
+        heard = per_frame(
+            audio(batch.inputs[Modality.AUDIO]), features, audio.frame_rate / encoder_of(model, modality).frame_rate
+        )
+        return F.layer_norm(heard.float().mean(2), heard.shape[-1:])
+
+
+def per_frame(heard: Features, features: Features, ratio: float) -> Tensor:
+    """What is heard during each frame of ``features``: [B, T, ratio, D].
+
+    The streams may differ at the end, where the clip's last audio step stands in.
+
+    Args:
+        heard: [B, steps, D] of the same clips, ``ratio`` steps a frame.
+
+    Raises:
+        ValueError: the ratio is no whole number.
+    """
+    if ratio != int(ratio):
+        raise ValueError(f"audio targets need a whole number of audio steps per frame, not {ratio:g}")
+    time = features.values.shape[1]
+    places = torch.arange(time * int(ratio), device=heard.values.device).minimum(heard.lengths[:, None] - 1)
+    return heard.values.take_along_dim(places[..., None], dim=1).unflatten(1, (time, int(ratio)))
