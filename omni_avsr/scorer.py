@@ -1,22 +1,21 @@
-"""Decode a test set in every setting: tasks, rates, noise levels, swapped video; each encoder input once."""
+"""Decode a test set in every setting: tasks, rates, noise levels, swapped or shuffled inputs; each input once."""
 
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.progress import track
 from torch import Tensor
 
+from omni_avsr.conditions import SHUFFLED, SWAPPED, ConditionInputs
 from omni_avsr.config import STRICT, Positive
-from omni_avsr.data.dataset import FileReader, example_generator
+from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.decode import DecodeConfig, decode, settings_of
 from omni_avsr.features import prepare_video, prepare_waveform
@@ -26,17 +25,19 @@ from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates
 
 log = logging.getLogger(__name__)
 
-SWAPPED = "swapped video"
-"""The condition of clips that are shown with another clip's video."""
-
 Setting = tuple[Task, Rates, float | None, str]
 
 
 @dataclass(frozen=True, config=STRICT)
 class ScoringConfig:
-    """How test clips are decoded. ``seed`` places the noise; ``swap_video`` adds AVSR with another clip's video."""
+    """How test clips are decoded.
+
+    seed: places the noise. swap_video: adds AVSR with another clip's video. shuffle_inputs: adds all tasks with all of
+    another clip's inputs, of equal length where there is one, which tells how much a model guesses.
+    """
 
     swap_video: bool = False
+    shuffle_inputs: bool = False
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     batch_size: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 7
@@ -59,8 +60,9 @@ class Scorer:
         Raises:
             ValueError: video is to be swapped, but all clips that have any say the same.
         """
-        self.model, self.clips, self.config, self.noise = model, clips, config, noise
+        self.model, self.clips, self.config = model, clips, config
         self.reader = FileReader()
+        self.inputs = ConditionInputs(clips, self.reader, noise, config.seed)
         self.needed = {modality for task in tasks for modality in task.modalities}
         self.failed: dict[str, str] = {}
         clean: list[Setting] = [(task, rates, None, MATCHED) for task, rates in settings_of(model, tasks)]
@@ -68,11 +70,14 @@ class Scorer:
         noisy: list[Setting] = [(task, rates, level, MATCHED) for level in levels for task, rates in heard]
         swapped: list[Setting] = []
         if config.swap_video and any(task is Task.AVSR for task, _ in heard):
-            if len({clip.text for clip in clips if clip.video is not None}) == 1:
-                raise ValueError("swap_video needs video of different texts; in this test set all texts are the same")
+            _check_texts("swap_video", [clip for clip in clips if clip.video is not None])
             conditions = [None, *levels]
             swapped = [(t, r, level, SWAPPED) for level in conditions for t, r in heard if t is Task.AVSR]
-        self.settings = clean + noisy + swapped
+        shuffled: list[Setting] = []
+        if config.shuffle_inputs:
+            _check_texts("shuffle_inputs", clips)
+            shuffled = [(task, rates, None, SHUFFLED) for task, rates, _, _ in clean]
+        self.settings = clean + noisy + swapped + shuffled
 
     def run(self, path: Path, name: str) -> list[Hypothesis]:
         """Decode what ``path`` does not hold yet; at the end it holds all, in the order of clips and settings."""
@@ -159,22 +164,6 @@ class Scorer:
             self._leave_out(clip, error)
             return None
 
-    def other_video(self, index: int, num_frames: int) -> Tensor:
-        """Mouth crops of another clip with another text, cut or held to ``num_frames``."""
-        clip = self.clips[index]
-        for step in range(1, len(self.clips)):
-            other = self.clips[(index + step) % len(self.clips)]
-            if other.text == clip.text or other.video is None:
-                continue
-            try:
-                video = self.reader.video(other)
-            except (OSError, ValueError):
-                continue  # it is left out when its own turn comes
-            if video is not None:
-                held = video[-1:].expand(max(0, num_frames - len(video)), -1, -1)
-                return torch.cat([video, held])[:num_frames]
-        raise ValueError(f"no other clip than {clip.id} has video of another text to swap in")
-
 
 class EncodedBatch:
     """Encoder features of one batch; each input is encoded when it is first asked for, and once."""
@@ -189,33 +178,34 @@ class EncodedBatch:
         found = {}
         for modality in task.modalities:
             audio = modality is Modality.AUDIO
-            key = (modality, level if audio else None, MATCHED if audio else condition)
+            own = audio and condition == SWAPPED  # swapping leaves the sound alone
+            key = (modality, level if audio else None, MATCHED if own else condition)
             if key not in self.done:
-                rows = self._waveforms(level) if audio else self._videos(condition)
+                rows = self._waveforms(level, condition) if audio else self._videos(condition)
                 inputs = {modality: Features.pad(rows).to(self.scorer.model.device)}
                 self.done[key] = self.scorer.model.encode(inputs)[modality]
             found[modality] = self.done[key]
         return found
 
-    def _waveforms(self, level: float | None) -> list[Tensor]:
+    def _waveforms(self, level: float | None, condition: str) -> list[Tensor]:
         rows = []
         for index, waveform in zip(self.indices, self.audio, strict=True):
             assert waveform is not None
-            if level is not None:
-                assert self.scorer.noise is not None
-                # By the clip's name, so that the noise does not depend on what else is in the test set.
-                name = zlib.crc32(self.scorer.clips[index].id.encode())
-                generator = example_generator(self.scorer.config.seed, 0, name)
-                waveform = self.scorer.noise.mix(waveform, level, generator)
-            rows.append(prepare_waveform(waveform, self.scorer.model.config.waveform))
+            heard = self.scorer.inputs.waveform(index, waveform, level, condition)
+            rows.append(prepare_waveform(heard, self.scorer.model.config.waveform))
         return rows
 
     def _videos(self, condition: str) -> list[Tensor]:
         rows = []
         for index, video in zip(self.indices, self.video, strict=True):
             assert video is not None
-            rows.append(prepare_video(self.scorer.other_video(index, len(video)) if condition == SWAPPED else video))
+            rows.append(prepare_video(self.scorer.inputs.video(index, video, condition)))
         return rows
+
+
+def _check_texts(setting: str, clips: Sequence[Clip]) -> None:
+    if len({clip.text for clip in clips}) == 1:
+        raise ValueError(f"{setting} needs clips of different texts; in this test set all texts are the same")
 
 
 def _key(clip: Clip, setting: Setting) -> tuple[Any, ...]:

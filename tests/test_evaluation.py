@@ -15,6 +15,7 @@ from helpers_checkpoint import TRAINING, save_tiny_checkpoint, write_test_set
 from torch import Tensor
 
 from omni_avsr import evaluation, scorer
+from omni_avsr.conditions import SWAPPED
 from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.encoders.build import SpeechEncoder
@@ -24,7 +25,6 @@ from omni_avsr.features import prepare_video
 from omni_avsr.hypotheses import read_hypotheses
 from omni_avsr.media import read_audio, read_video, write_audio
 from omni_avsr.report import Report, read_report
-from omni_avsr.scorer import SWAPPED
 from omni_avsr.types import MATCHED, Clip, Features, Modality, Rates, Task
 
 SEEN = ("a1", "a2", "a3", "b1", "b2")
@@ -372,7 +372,7 @@ def test_video_that_cannot_be_swapped_is_an_error_before_anything_is_decoded(roo
     lines = (root / "corpus" / "manifest.jsonl").read_text().splitlines()
     manifest.write_text("\n".join(line for line in lines if '"bin blue"' in line))
     sets = {"test_sets": {"tiny": {"manifest": manifest}}}
-    with pytest.raises(ValueError, match="swap_video needs video of different texts"):
+    with pytest.raises(ValueError, match="swap_video needs clips of different texts"):
         evaluate(config(root, tmp_path / "out", sets, snr_db=[]))
     assert not list(tmp_path.rglob("*.jsonl"))
     evaluate(config(root, tmp_path / "out", sets, snr_db=[], swap_video=False, tasks=["vsr"]))

@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "run",
         "evaluation",
         "scorer",
+        "conditions",
         "transcribe",
         "edge",
     ),
