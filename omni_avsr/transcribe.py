@@ -157,6 +157,18 @@ class Transcriber:
                 waiting = []
         yield from self._finish(waiting, rates, options, tell)
 
+    def of_recording(self, recording: Recording, options: TranscribeOptions, tell: Tell = _tell_nobody) -> Transcript:
+        """Transcribe what was read before, such as at several rates.
+
+        Raises:
+            ValueError: the model was not trained for the rates, or cannot cut the recording into pieces.
+        """
+        rates = options.rates or self.default_rates
+        self.model.config.compression.check(rates, recording.task)
+        pieces = cut_recording(self.model, recording, self._longest(recording, options), tell)
+        said = self._say(pieces, rates, options, tell)
+        return _joined(recording, [said[id(piece)] for piece in pieces], rates)
+
     def _read(self, path: Path, options: TranscribeOptions, tell: Tell) -> _Read | Failure:
         try:
             recording = read_recording(path, options.task, self.model.config.tasks, options.video)

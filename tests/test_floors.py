@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "scorer",
         "conditions",
         "transcribe",
+        "web",
         "edge",
     ),
     ("cli", "__init__"),

@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-EXTRAS = {"train": "train", "evaluate": "train", "prepare": "prepare", "splice": "prepare", "transcribe": "prepare"}
+EXTRAS = {
+    "train": "train",
+    "evaluate": "train",
+    "prepare": "prepare",
+    "splice": "prepare",
+    "transcribe": "prepare",
+    "demo": "demo",
+}
 """The extra of the package that a command needs."""
 
 COMMANDS = {
@@ -13,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
     "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
     "transcribe": "write down what is said in audio and video files",
+    "demo": "serve a page to try a checkpoint on",
     "splice": "make new training clips from pieces of prepared ones",
 }
 
