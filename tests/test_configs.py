@@ -30,7 +30,7 @@ def names_in(group: str) -> list[str]:
     return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
-EXPERIMENT_PATHS = {name: ["start.checkpoint=earlier"] for name in ("grid_s1_more", "grid_s1_third", "grid_s1_fourth")}
+EXPERIMENT_PATHS = {name: ["start.checkpoint=earlier"] for name in ("grid_s1_more", "grid_s1_third")}
 """What single experiments leave to the command line beside ``PATHS``."""
 
 PATHS = ("data.root=corpus", "++data.noise_root=noise", "output=out")
