@@ -234,7 +234,7 @@ def test_dropout_depends_on_the_seed_and_the_place_of_a_batch_not_on_what_was_dr
     states = []
     for state in (1, 2):
         torch.manual_seed(state)
-        objective = CTCObjective(Modality.AUDIO, None, 1.0)
+        objective = CTCObjective(Modality.AUDIO)
         model = tiny_model(folder)
         fit(model, objective, stage_of("audio_ctc", 2, 2), [[(0, 1), (2, 3)]] * 2)
         states.append(copy_of(model))

@@ -15,11 +15,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from data_prep.grid import read_grid
+from data_prep.synthetic.corpus import SyntheticCorpus
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import FolderCorpus, GridCorpus, PrepareConfig, run
 from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
-from omni_avsr.media import write_audio
+from omni_avsr.media import write_audio, write_video
 
 
 def composed(*overrides: str) -> dict[Any, Any]:
@@ -53,7 +54,9 @@ def audio_folder(folder: Path, *missing: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "corpus"), [("grid", GridCorpus()), ("folder", FolderCorpus())])
+@pytest.mark.parametrize(
+    ("name", "corpus"), [("grid", GridCorpus()), ("folder", FolderCorpus()), ("synthetic", SyntheticCorpus())]
+)
 def test_each_corpus_config_composes_to_the_defaults_of_the_settings(name: str, corpus: Any) -> None:
     config = from_mapping(PrepareConfig, composed(f"corpus={name}", "source=in", "output=out"))
     assert config == PrepareConfig(corpus=corpus, source=Path("in"), output=Path("out"))
@@ -75,9 +78,19 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
         from_mapping(PrepareConfig, values | change, "prepare")
 
 
-def test_source_and_output_must_be_given() -> None:
-    with pytest.raises(ValueError, match=r"prepare\.source: .*valid path.*\nprepare\.output: .*valid path"):
-        from_mapping(PrepareConfig, composed("corpus=grid"), "prepare")
+def test_source_and_output_must_be_given(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prepare\.output: .*valid path"):
+        from_mapping(PrepareConfig, composed("corpus=grid", "source=in"), "prepare")
+    with pytest.raises(ValueError, match=r"prepare\.source: a corpus needs the folder it is in"):
+        run(PrepareConfig(corpus=GridCorpus(), output=tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_synthetic_corpus_has_no_source(tmp_path: Path) -> None:
+    sizes = {"speakers": 1, "sentences": 1, "held_out_speakers": 1, "validation_sentences": 1, "test_sentences": 1}
+    overrides = [f"corpus.{name}={size}" for name, size in sizes.items()]
+    run(from_mapping(PrepareConfig, composed("corpus=synthetic", f"output={tmp_path}", "workers=1", *overrides)))
+    assert [clip.split for clip in read_manifest(tmp_path / "manifest.jsonl")] == ["test", "validation", "train"]
 
 
 def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_path: Path) -> None:
@@ -133,9 +146,11 @@ def test_nothing_prepared_is_one_message_and_status_1(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_grid_needs_its_face_model_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
-    config = PrepareConfig(corpus=GridCorpus(), source=tmp_path, output=tmp_path / "out")
-    with pytest.raises(ValueError, match="no face model given"):
+def test_video_needs_the_face_model_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(tmp_path / "none.task"))
+    write_video(tmp_path / "grid" / "s1" / "a.mp4", np.zeros((3, 32, 32), np.uint8))
+    (tmp_path / "grid" / "s1" / "a.align").write_text("0 3000 bin\n")
+    config = PrepareConfig(corpus=GridCorpus(), source=tmp_path / "grid", output=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"none\.task does not exist"):
         run(config)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["grid"]
