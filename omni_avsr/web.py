@@ -7,9 +7,11 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import gradio as gr
@@ -26,6 +28,7 @@ ENLARGED = 3
 """How many times larger than they are the mouth crops are shown."""
 WORD_COLUMNS = ["word", "from, s", "to, s"]
 RATE_COLUMNS = ["rates", "transcript", "audio tokens", "video tokens", "time, s"]
+Result = TypeVar("Result")
 _FONT = ["ui-sans-serif", "system-ui", "sans-serif"]
 
 
@@ -114,13 +117,12 @@ def show(transcriber: Transcriber, path: Path, task: TaskChoice, rates: Rates, f
         ValueError: the clip cannot be read, or lacks what the task needs.
     """
     options = TranscribeOptions(rates=rates, video=VideoOptions(face_model=transcriber.face_model))
-    recording, reading = _timed(lambda: read_recording(path, task, transcriber.model.config.tasks, options.video))
-    chosen, writing = _timed(lambda: transcriber.of_recording(recording, options))
-    rows = []
+    tasks = transcriber.model.config.tasks
+    recording, reading = _timed(partial(read_recording, path, task, tasks, options.video))
+    chosen, writing = _timed(partial(transcriber.of_recording, recording, options))
+    rows: list[list[str | float]] = []
     for _, pair in settings_of(transcriber.model, [recording.task]):
-        transcript, seconds = _timed(
-            lambda pair=pair: transcriber.of_recording(recording, replace(options, rates=pair))
-        )
+        transcript, seconds = _timed(partial(transcriber.of_recording, recording, replace(options, rates=pair)))
         tokens = [transcript.num_tokens.get(modality, 0) for modality in Modality]
         rows.append([pair.label(recording.task), transcript.text, *tokens, round(seconds, 2)])
     return Shown(
@@ -151,7 +153,8 @@ def _modalities(tasks: Sequence[Task]) -> set[Modality]:
     return {modality for task in tasks for modality in task.modalities}
 
 
-def _timed(work):  # type: ignore[no-untyped-def]
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What ``work`` gives, and the seconds that it took."""
     begun = time.perf_counter()
     result = work()
     return result, time.perf_counter() - begun

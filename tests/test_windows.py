@@ -1,5 +1,7 @@
 """Where long recordings are cut."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_windows_decide_on_every_moment_once_and_hear_around_it(seconds: float, 
         assert start <= begin < stop <= end + 1e-9
         assert end - start <= longest + 1e-9
         assert end <= seconds + 1e-9
-    for before, after in zip(windows, windows[1:], strict=False):  # noqa: RUF007
+    for before, after in pairwise(windows):
         assert before[3] == pytest.approx(after[2])
         assert before[1] - before[3] >= longest / 6 - 1e-9
         assert after[2] - after[0] >= longest / 6 - 1e-9
@@ -43,7 +45,7 @@ def test_nothing_is_doubled_or_lost_and_no_piece_is_too_long(seed: int) -> None:
     for start, end in pieces:
         assert 0 <= start < end <= seconds
         assert end - start <= 4.0 + 1e-9
-    assert all(before[1] <= after[0] + 1e-9 for before, after in zip(pieces, pieces[1:], strict=False))  # noqa: RUF007
+    assert all(before[1] <= after[0] + 1e-9 for before, after in pairwise(pieces))
     assert all(sum(start <= time <= end for start, end in pieces) == 1 for time in active)
 
 

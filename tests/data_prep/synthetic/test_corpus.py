@@ -100,7 +100,8 @@ def test_the_same_settings_make_the_same_clips_and_what_is_there_is_kept(manifes
     again = synthesize(SMALL, tmp_path, progress=False)
     assert again.read_bytes() == manifest.read_bytes()
     for first, second in zip(read_manifest(manifest), read_manifest(again), strict=True):
-        assert first.video is not None and second.video is not None  # noqa: PT018
+        assert first.video is not None
+        assert second.video is not None
         assert np.array_equal(read_video(first.video), read_video(second.video))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
     broken = tmp_path / "video" / "train" / "000001.mp4"
