@@ -8,7 +8,7 @@ STAMP := $(VENV)/.omni-avsr-installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format bench clean
+.PHONY: help setup demo test check format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml
 	@"$(VENV)/bin/python" -c "import cv2, mediapipe" || { echo "OpenCV and MediaPipe need system libraries; on Debian" \
 		"and Ubuntu: apt-get install libgl1 libegl1 libgles2 libglib2.0-0" >&2; exit 1; }
 	@touch "$@"
+
+demo: setup  ## make a small corpus, train on it, measure and transcribe: about twelve minutes on two cores
+	"$(VENV)/bin/python" experiments/000-demo/run.py $(DEMO_ARGS)
 
 test: setup  ## run the tests
 	$(RUN) pytest $(PYTEST_ARGS)

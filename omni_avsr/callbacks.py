@@ -1,4 +1,4 @@
-"""What accompanies a stage's training: resume points and progress lines."""
+"""What accompanies a stage's training: resume points and progress."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as BarDisplay
 from torch import Tensor
 
 from omni_avsr.resume import ResumePoint, trained_state
@@ -42,21 +45,40 @@ class ResumeSaver(L.Callback):
 
 
 SPEEDS = ("lr", "clips_per_second", "tokens_per_second", "padding")
-"""What a progress line tells beside the objective's own figures."""
+"""What is logged beside the objective's own figures."""
 
 
 class Progress(L.Callback):
-    """Logs the step, its figures, clips and tokens per second, the share of padding and the time left."""
+    """A bar with the time left for whoever watches, and a log line every so many steps.
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    place: where the stage stands in its run, such as "stage 1 of 3, video_encoder". A line tells the objective's
+    figures, clips and tokens per second, the share of padding and the time left.
+    """
+
+    def __init__(self, place: str, every: int) -> None:
+        self.place, self.every = place, every
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # The console that log lines go to as well, so that bar and lines do not write over each other.
+        self.bar = BarDisplay(*columns, transient=True, disable=not get_console().is_terminal)
+        self.task: TaskID | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         self._restart(trainer, pl_module)
+        if trainer.is_global_zero and not self.bar.disable:
+            self.bar.start()
+            self.task = self.bar.add_task(self.place, total=pl_module.stage.num_steps, completed=pl_module.step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, StageModule)
+        if self.task is not None:
+            self.bar.update(self.task, completed=pl_module.step)
         steps = trainer.global_step - self.last_step
         if not steps or trainer.global_step % self.every:
             return
@@ -69,14 +91,19 @@ class Progress(L.Callback):
             for count in (meter.clips, meter.tokens, meter.padded_tokens)
         )
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        figures |= dict(zip(SPEEDS, (lr, clips / seconds, tokens / seconds, 1 - tokens / padded), strict=True))
-        pl_module.log_figures({f"train/{name}": value for name, value in figures.items()})
+        speeds = (lr, clips / seconds, tokens / seconds, 1 - tokens / padded)
+        pl_module.log_figures(
+            {f"train/{name}": value for name, value in (figures | dict(zip(SPEEDS, speeds, strict=True))).items()}
+        )
         assert trainer.max_steps is not None
-        left = (trainer.max_steps - trainer.global_step) * seconds / steps
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        where = f"{pl_module.name} step {pl_module.step}/{pl_module.stage.num_steps}"
+        left = timedelta(seconds=round((trainer.max_steps - trainer.global_step) * seconds / steps))
         if trainer.is_global_zero:
-            log.info("%s: %s, %.2f s/step, %s left", where, shown, seconds / steps, timedelta(seconds=round(left)))
+            log.info(
+                "%s %d/%d, %s left: %s; lr %.2g, %.2f s/step, %.3g clips/s, %.4g tokens/s, padding %.0f %%",
+                pl_module.name, pl_module.step, pl_module.stage.num_steps, left,
+                ", ".join(f"{name} {value:.4g}" for name, value in figures.items()),
+                lr, seconds / steps, clips / seconds, tokens / seconds, 100 * (1 - tokens / padded),
+            )  # fmt: skip
         self._restart(trainer, pl_module)
 
     def _sum(self, trainer: L.Trainer, value: Tensor) -> float:

@@ -15,7 +15,7 @@ from omni_avsr.features import SAMPLE_RATE, VIDEO_FPS, prepare_video, prepare_wa
 from omni_avsr.model import OmniAVSR
 from omni_avsr.recording import Recording
 from omni_avsr.types import Features, Modality, Rates, Task, Word
-from omni_avsr.windows import cut, loud_times, overlapping
+from omni_avsr.windows import OVERLAP, Window, cut, loud_times, overlapping
 
 Tell = Callable[[str, int, int], None]
 """Is told of long work: what is done, how far it is, and how much there is."""
@@ -23,15 +23,14 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """Seconds ``start`` to ``end`` of a recording."""
+    """What a window over a recording shows of it."""
 
     recording: Recording
-    start: float
-    end: float
+    window: Window
 
     @property
     def seconds(self) -> float:
-        return self.end - self.start
+        return self.window.end - self.window.start
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,16 @@ class Said:
 def cut_recording(model: OmniAVSR, recording: Recording, longest: float, tell: Tell) -> list[Piece]:
     """The whole recording, or pieces of at most ``longest`` seconds that are cut at its pauses.
 
-    A pause is where the CTC head of the task's first modality writes no character; without such a head, where the
-    sound is quiet.
+    A pause is where the CTC head of the task's first modality writes no character; pieces overlap where pauses are
+    short. Without such a head, which also gives the words' times, a pause is where the sound is quiet.
 
     Raises:
         ValueError: a silent video is too long, and the model has no CTC head to find its pauses.
     """
     if recording.seconds <= longest:
-        return [Piece(recording, 0.0, recording.seconds)]
+        return [Piece(recording, Window(0.0, recording.seconds, 0.0, recording.seconds))]
     modality = _hearer(model, recording.task)
+    overlap = 0.0 if modality is None else OVERLAP
     if modality is not None:
         active = _written_times(model, recording, modality, longest, tell)
     elif recording.waveform is not None:
@@ -65,7 +65,7 @@ def cut_recording(model: OmniAVSR, recording: Recording, longest: float, tell: T
             f"{recording.path} has {recording.seconds:.1f} s, more than the {longest:.1f} s that this model takes at "
             "once, and without a CTC head it cannot find the pauses of a silent video; cut it into shorter files"
         )
-    return [Piece(recording, start, end) for start, end in cut(active, recording.seconds, longest)]
+    return [Piece(recording, window) for window in cut(active, recording.seconds, longest, overlap)]
 
 
 @torch.no_grad()
@@ -84,7 +84,9 @@ def say(model: OmniAVSR, pieces: Sequence[Piece], rates: Rates, num_beams: int, 
             log_probs = found.values[row, : int(found.lengths[row])].float().cpu().numpy()
             words = align_words(log_probs, text.split(), model.frame_rates[modality])
         said.append(
-            Said(text, _later(words, piece.start), {name: int(part.lengths[row]) for name, part in tokens.items()})
+            Said(
+                text, _later(words, piece.window.start), {name: int(part.lengths[row]) for name, part in tokens.items()}
+            )
         )
     return said
 
@@ -98,11 +100,12 @@ def _inputs(model: OmniAVSR, pieces: Sequence[Piece]) -> dict[Modality, Features
     rows: dict[Modality, list[Tensor]] = {}
     for piece in pieces:
         waveform, crops = piece.recording.waveform, piece.recording.crops
+        start, end = piece.window.start, piece.window.end
         if waveform is not None:
-            samples = torch.from_numpy(waveform[round(piece.start * SAMPLE_RATE) : round(piece.end * SAMPLE_RATE)])
+            samples = torch.from_numpy(waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
             rows.setdefault(Modality.AUDIO, []).append(prepare_waveform(samples, model.config.waveform))
         if crops is not None:
-            frames = torch.from_numpy(crops[round(piece.start * VIDEO_FPS) : round(piece.end * VIDEO_FPS)])
+            frames = torch.from_numpy(crops[round(start * VIDEO_FPS) : round(end * VIDEO_FPS)])
             rows.setdefault(Modality.VIDEO, []).append(prepare_video(frames))
     return {modality: Features.pad(values).to(model.device) for modality, values in rows.items()}
 
@@ -114,12 +117,12 @@ def _written_times(
     times = []
     _, head = ctc_parts(model, modality)
     windows = overlapping(recording.seconds, longest)
-    for number, (start, end, begin, stop) in enumerate(windows):
-        features = model.encode(_inputs(model, [Piece(recording, start, end)]))
+    for number, window in enumerate(windows):
+        features = model.encode(_inputs(model, [Piece(recording, window)]))
         best = head(features[modality]).values[0].argmax(-1)
         written = torch.nonzero((best != BLANK) & (best != SPACE)).flatten()
-        found = [start + (frame + 0.5) / model.frame_rates[modality] for frame in written.tolist()]
-        times += [time for time in found if begin <= time < stop]
+        found = [window.start + (frame + 0.5) / model.frame_rates[modality] for frame in written.tolist()]
+        times += [time for time in found if window.begin <= time < window.stop]
         tell("finding pauses", number + 1, len(windows))
     return times
 

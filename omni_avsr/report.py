@@ -58,7 +58,7 @@ def to_markdown(report: Report) -> str:
     parts += [f"- normaliser version: {report.normalizer_version}", ""]
     for name, scores in report.scores.items():
         for block in _blocks(scores):
-            parts += [f"## {name}, {_describe(block[0].setting)}", "", *_table(block), ""]
+            parts += [f"## {name}, {describe(block[0].setting)}", "", *_table(block), ""]
         if report.comparisons.get(name):
             parts += [f"## {name}, paired differences in WER", "", *_comparison_table(report.comparisons[name]), ""]
     levels = ", ".join(sorted({f"{100 * s.wer_interval.level:g} %" for block in report.scores.values() for s in block}))
@@ -78,7 +78,8 @@ def _blocks(scores: Iterable[Score]) -> list[list[Score]]:
     return list(blocks.values())
 
 
-def _describe(setting: Setting) -> str:
+def describe(setting: Setting) -> str:
+    """The condition of a score in words: "clean", or "-5 dB SNR, swapped video"."""
     noise = "clean" if setting.snr_db is None else f"{setting.snr_db:g} dB SNR"
     return noise if setting.condition == MATCHED else f"{noise}, {setting.condition}"
 
@@ -107,7 +108,7 @@ def _comparison_table(comparisons: Iterable[Comparison]) -> list[str]:
             second += " clean"
         value = f"{100 * pair.difference.value:+.1f} {_bracket(pair.difference.interval, sign='+')}"
         compared = f"{_column(pair.a)} minus {second}"
-        rows.append(_row(_describe(pair.a), compared, value, str(pair.difference.num_clips)))
+        rows.append(_row(describe(pair.a), compared, value, str(pair.difference.num_clips)))
     return rows
 
 

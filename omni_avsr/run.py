@@ -46,6 +46,7 @@ from omni_avsr.stage_data import (
 )
 from omni_avsr.stage_origin import stage_origin
 from omni_avsr.stages import (
+    EncoderObjectiveConfig,
     RecognitionObjectiveConfig,
     StageConfig,
     freeze_all_but,
@@ -216,7 +217,11 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
     set_modes(model)
-    log.info("stage %s trains %d tensors", name, len(chosen))
+    names = list(config.stages)
+    number = names.index(name)
+    place = f"stage {number + 1} of {len(names)}, {name}"
+    after = f"; then {', '.join(names[number + 1 :])}" if names[number + 1 :] else ""
+    log.info("%s: %d tensors to train in %d steps%s", place, len(chosen), stage.num_steps, after)
     torch.manual_seed(seed)
     objective = build_objective(stage.objective, config.model, model, train.clips, seed)
     sizes = clip_sizes(objective, model, train.clips, config.label_limits)
@@ -240,7 +245,7 @@ def run_stage(
         logger=build_loggers(config.loggers, folder, done),
         callbacks=[
             ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
-            Progress(config.log_every),
+            Progress(place, config.log_every),
         ],
     )
     data: Dataset[Batch] = train
@@ -254,8 +259,10 @@ def run_stage(
     bind_results(folder, origin)
     # With no steps left too: it brings the processes of a distributed run together.
     with warnings.catch_warnings():
-        # Frozen parts are in evaluation mode because they should be.
-        warnings.filterwarnings("ignore", "Found .* module.* in eval mode")
+        # Frozen parts are in evaluation mode because they should be; an epoch is longer than a stage; and Lightning
+        # still asks torch in a way that torch has renamed.
+        for message in ("Found .* module.* in eval mode", "Consider setting `persistent_workers", ".*treespec"):
+            warnings.filterwarnings("ignore", message)
         trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
         if module.step < stage.num_steps:
             raise ValueError(
@@ -279,7 +286,7 @@ def run_stage(
 
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
     """The parts that the stage needs: an encoder stage never loads the LLM."""
-    if not isinstance(stage.objective, RecognitionObjectiveConfig):
+    if isinstance(stage.objective, EncoderObjectiveConfig):
         return build_encoders(config.model, seed, stage.objective.modalities)
     model = build_model(config.model, seed)
     if stage.gradient_checkpointing:

@@ -11,7 +11,7 @@ from typing import Any
 from omni_avsr.checkpoint import TRAINED, pin_base_weights
 from omni_avsr.config import ModelConfig, WhisperConfig, to_mapping
 from omni_avsr.provenance import file_sha256
-from omni_avsr.stages import RecognitionObjectiveConfig, StageConfig
+from omni_avsr.stages import EncoderObjectiveConfig, StageConfig
 from omni_avsr.types import Clip
 from omni_avsr.weights import resolve
 
@@ -56,11 +56,11 @@ def clips_fingerprint(clips: Sequence[Clip]) -> str:
 
 
 def _model_part(config: ModelConfig, stage: StageConfig) -> dict[str, Any]:
-    """The settings that a stage depends on: those of its encoders alone, or all of them where it runs the LLM.
+    """The settings that a stage depends on: those of its encoders alone, or all of them where it needs all.
 
     Base models go by their sha256: the same name may stand for other weights in the next session.
     """
-    if isinstance(stage.objective, RecognitionObjectiveConfig):
+    if not isinstance(stage.objective, EncoderObjectiveConfig):
         return to_mapping(pin_base_weights(config))
     encoders = {}
     for modality in stage.objective.modalities:

@@ -116,8 +116,26 @@ class RecognitionObjectiveConfig:
         return tuple(self.task_weights)
 
 
+@dataclass(frozen=True, config=STRICT)
+class EmbedLinkObjectiveConfig:
+    """Train projectors towards the LLM's embeddings of the words, without an LLM pass (after Tiny-Align's EmbedLink).
+
+    For clips with word times. ``cosine_weight`` is of the cosine distance, beside the squared error.
+    """
+
+    kind: Literal["embed_link"] = "embed_link"
+    cosine_weight: NonNegative = 1.0
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return (Task.ASR, Task.VSR)
+
+
+EncoderObjectiveConfig = CTCObjectiveConfig | DecoderObjectiveConfig
+"""Objectives on encoders alone; all others need the whole model."""
+
 ObjectiveConfig = Annotated[
-    CTCObjectiveConfig | DecoderObjectiveConfig | RecognitionObjectiveConfig, Field(discriminator="kind")
+    EncoderObjectiveConfig | EmbedLinkObjectiveConfig | RecognitionObjectiveConfig, Field(discriminator="kind")
 ]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+log = logging.getLogger(__name__)
 
 OWN = frozenset(
     {
@@ -47,7 +50,13 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
 
 def build_trainer(settings: Mapping[str, Any], **own: Any) -> L.Trainer:
     """A Trainer with the user's ``settings`` and the stage's ``own``. ValueError: this machine lacks what they ask."""
+    # What it would say at every start, the line below says in one.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
-        return L.Trainer(**own, **settings)
+        trainer = L.Trainer(**own, **settings)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+    if trainer.is_global_zero:
+        device, precision = trainer.strategy.root_device, trainer.precision
+        log.info("training on %d device(s) such as %s, precision %s", trainer.world_size, device, precision)
+    return trainer

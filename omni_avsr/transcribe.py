@@ -20,6 +20,7 @@ from omni_avsr.pieces import Piece, Said, Tell, cut_recording, say
 from omni_avsr.recording import Recording, TaskChoice, VideoOptions, read_recording
 from omni_avsr.transcript import Transcript
 from omni_avsr.types import Rates, Task
+from omni_avsr.windows import join_words
 
 DEFAULT_SECONDS = 15.0
 """Longest piece of a recording for a checkpoint that does not tell how long its training clips were."""
@@ -167,7 +168,7 @@ class Transcriber:
         self.model.config.compression.check(rates, recording.task)
         pieces = cut_recording(self.model, recording, self._longest(recording, options), tell)
         said = self._say(pieces, rates, options, tell)
-        return _joined(recording, [said[id(piece)] for piece in pieces], rates)
+        return _joined(recording, pieces, [said[id(piece)] for piece in pieces], rates)
 
     def _read(self, path: Path, options: TranscribeOptions, tell: Tell) -> _Read | Failure:
         try:
@@ -193,7 +194,7 @@ class Transcriber:
             if isinstance(entry, Failure):
                 yield entry
             else:
-                yield _joined(entry.recording, [said[id(piece)] for piece in entry.pieces], rates)
+                yield _joined(entry.recording, entry.pieces, [said[id(piece)] for piece in entry.pieces], rates)
 
     def _say(self, pieces: Sequence[Piece], rates: Rates, options: TranscribeOptions, tell: Tell) -> dict[int, Said]:
         """What is said in each piece, by its identity; batches hold pieces of one task and of similar lengths."""
@@ -210,13 +211,16 @@ class Transcriber:
         return said
 
 
-def _joined(recording: Recording, parts: Sequence[Said], rates: Rates) -> Transcript:
+def _joined(recording: Recording, pieces: Sequence[Piece], parts: Sequence[Said], rates: Rates) -> Transcript:
+    words = join_words([(piece.window, part.words) for piece, part in zip(pieces, parts, strict=True)])
+    # Without a CTC head there are no words, and no piece overlaps another.
+    texts = [word.text for word in words] if words else [part.text for part in parts if part.text]
     return Transcript(
         file=str(recording.path),
         task=recording.task,
         rates=rates,
-        text=" ".join(part.text for part in parts if part.text),
-        words=tuple(word for part in parts for word in part.words),
+        text=" ".join(texts),
+        words=tuple(words),
         seconds=recording.seconds,
         num_tokens={m: sum(part.num_tokens[m] for part in parts) for m in recording.task.modalities},
         notes=recording.notes,

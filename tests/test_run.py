@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from helpers_model import model_values, run_config, run_values, stage_tensors, stage_values, write_corpus
 from lightning import Trainer
+from rich.console import Console
 
 from omni_avsr.checkpoint import load_checkpoint, save_tensors
 from omni_avsr.config import from_mapping
@@ -186,18 +188,39 @@ def test_a_stage_that_the_trainer_ends_early_is_not_taken_for_finished(folder: P
     assert (folder / "early" / "checkpoint").is_dir()
 
 
+PROGRESS_LINE = re.compile(
+    r"joint (?P<step>\d/4), (?P<left>[\d:]+) left: .+; lr \S+, \S+ s/step, (?P<clips>\S+) clips/s, "
+    r"(?P<tokens>\S+) tokens/s, padding (?P<padding>\d+) %"
+)
+
+
 def test_progress_tells_speed_and_what_is_left(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="omni_avsr"):
         run(run_config(folder, folder / "progress", {"joint": stage_values("joint", 4)}, log_every=2))
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("joint step")]
-    assert [line.split(":")[0] for line in lines] == ["joint step 2/4", "joint step 4/4"]
-    for line in lines:
-        figures = dict(part.rsplit(" ", 1) for part in line.split(": ", 1)[1].split(", ")[:-2])
-        assert float(figures["clips_per_second"]) > 0
-        assert float(figures["tokens_per_second"]) > float(figures["clips_per_second"])
-        assert 0 <= float(figures["padding"]) < 1
-    assert lines[0].endswith("left")
-    assert lines[1].endswith("0:00:00 left")
+    messages = [record.getMessage() for record in caplog.records]
+    assert any(message.startswith("stage 1 of 1, joint: ") and message.endswith("in 4 steps") for message in messages)
+    found = [match for message in messages if (match := PROGRESS_LINE.fullmatch(message))]
+    assert [match["step"] for match in found] == ["2/4", "4/4"]
+    assert found[1]["left"] == "0:00:00"
+    for match in found:
+        assert float(match["tokens"]) > float(match["clips"]) > 0
+        assert 0 <= int(match["padding"]) < 100
+
+
+def test_whoever_watches_sees_a_bar_with_the_stages_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    screen = Console(force_terminal=True, width=120, file=StringIO())
+    monkeypatch.setattr("omni_avsr.callbacks.get_console", lambda: screen)
+    joint = stage_values("joint", 2)
+    with caplog.at_level("INFO", logger="omni_avsr"):
+        run(run_config(folder, folder / "bar", {"first": joint, "second": joint}))
+    assert isinstance(screen.file, StringIO)
+    shown = screen.file.getvalue()
+    assert "stage 1 of 2, first" in shown
+    assert "stage 2 of 2, second" in shown
+    assert "2/2" in shown
+    assert any(record.getMessage().endswith("in 2 steps; then second") for record in caplog.records)
 
 
 def test_a_logger_that_is_not_installed_is_an_error_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

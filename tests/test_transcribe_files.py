@@ -1,6 +1,7 @@
 """Several files, long ones, and files that lack something."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from omni_avsr.recording import VideoOptions, read_recording
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber
 from omni_avsr.transcript import Transcript
 from omni_avsr.types import Modality, Rates, Task
+from omni_avsr.windows import join_words
 
 RATES = Rates(2, 3)
 
@@ -138,12 +140,14 @@ def test_a_long_file_is_the_sum_of_its_pieces(task: Task, transcriber: Transcrib
     assert len(pieces) > 3
     assert all(piece.seconds <= 0.8 + 1e-9 for piece in pieces)
     parts = [say(transcriber.model, [piece], RATES, 1, 64)[0] for piece in pieces]
-    assert result.text == " ".join(part.text for part in parts if part.text)
+    assert list(result.words) == join_words([(p.window, part.words) for p, part in zip(pieces, parts, strict=True)])
     assert result.seconds == 4.0
     assert result.num_tokens == {m: sum(part.num_tokens[m] for part in parts) for m in task.modalities}
     assert [word.text for word in result.words] == result.text.split()
     for piece, part in zip(pieces, parts, strict=True):
-        assert all(piece.start - 1e-3 <= word.start <= word.end <= piece.end + 0.05 for word in part.words)
+        start, end = piece.window.start, piece.window.end
+        assert all(start - 1e-3 <= word.start <= word.end <= end + 0.05 for word in part.words)
+    assert any(before.window.end > after.window.start for before, after in pairwise(pieces)), "none overlaps"
 
 
 def test_long_work_is_told_of(transcriber: Transcriber, folder: Path) -> None:
@@ -173,7 +177,9 @@ def test_without_a_ctc_head_pauses_are_heard_but_not_seen(folder: Path, tmp_path
     assert heard.words == ()
     recording = read_recording(folder / "long.mkv", Task.AVSR, tuple(Task), VideoOptions())
     pieces = cut_recording(mute.model, recording, 1.5, nobody)
-    assert not any(piece.start < 1.8 < piece.end for piece in pieces), "the middle of the pause is in a piece"
+    assert not any(piece.window.start < 1.8 < piece.window.end for piece in pieces), (
+        "the middle of the pause is in a piece"
+    )
     [seen] = results(mute, folder, "long.mkv", task=Task.VSR, window=1.5)
     assert isinstance(seen, Failure)
     assert "without a CTC head it cannot find the pauses of a silent video" in seen.reason

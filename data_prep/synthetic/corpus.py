@@ -30,11 +30,17 @@ from omni_avsr.files import write_atomically
 from omni_avsr.media import FRAME_RATE, write_audio, write_video
 from omni_avsr.types import Clip, Word
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 MANIFEST_NAME = "manifest.jsonl"
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
-VARIANTS = ("f1", "f2", "f4", "m1", "m2", "m4", "m5", "m6", "m8", "klatt2", "linda", "steph", "max", "Andy")
+VARIANTS = (
+    "f1", "m1", "f2", "m2", "f4", "m4", "linda", "m5", "steph", "m6", "belinda", "m8", "Alex", "Andy", "Andrea",
+    "Denis", "Annie", "Gene", "Jacky", "Hugo", "shelby", "Diogo", "Lee", "Henrique", "Marco", "Mario", "Michael",
+    "Mike", "antonio", "benjamin", "boris", "caleb", "david", "ed", "edward", "john", "klatt2", "marcelo", "max",
+    "michel", "miguel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "travis",
+    "victor", "zac",
+)  # fmt: skip
 HELD_OUT_VARIANTS = ("f3", "f5", "m3", "m7", "anika", "adam")
 """Voices of eSpeak NG that only validation and test speakers have."""
 
@@ -47,7 +53,7 @@ class SyntheticCorpus:
     by speakers in turn. Validation and test have speakers and sentences of their own, one clip a sentence."""
 
     kind: Literal["synthetic"] = "synthetic"
-    speakers: Positive = 40
+    speakers: Positive = 52
     sentences: Positive = 1200
     takes: Positive = 1
     held_out_speakers: Positive = 8

@@ -13,11 +13,13 @@ from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import Objective
 from omni_avsr.objectives.ctc import CTCObjective
 from omni_avsr.objectives.decoder import DecoderObjective
+from omni_avsr.objectives.embed_link import EmbedLinkObjective
 from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, AudioFeatureFrameTargets, WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.stages import (
     CTCObjectiveConfig,
     DecoderObjectiveConfig,
+    EmbedLinkObjectiveConfig,
     FrameTarget,
     ObjectiveConfig,
     RecognitionObjectiveConfig,
@@ -37,7 +39,7 @@ def build_objective(
         seed: of the rates that are drawn.
 
     Raises:
-        ValueError: the model lacks an encoder or a head that the objective needs.
+        ValueError: the model lacks an encoder or a head that the objective needs, or the clips lack word times.
     """
     match config:
         case CTCObjectiveConfig(modality=modality, frame_targets=weights):
@@ -51,6 +53,10 @@ def build_objective(
             if not isinstance(whisper, WhisperConfig):
                 raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
             return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
+        case EmbedLinkObjectiveConfig(cosine_weight=weight):
+            if not any(clip.words for clip in clips):
+                raise ValueError("embed_link needs word times, and no training clip has any; leave its stage out")
+            return EmbedLinkObjective(weight, seed)
         case RecognitionObjectiveConfig(task_weights=weights, conflict=conflict):
             if missing := [task for task in weights if task not in model_config.tasks]:
                 raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")

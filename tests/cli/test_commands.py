@@ -200,7 +200,9 @@ def test_evaluate_writes_its_table_and_nothing_into_the_folder_it_is_called_from
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"training domain of this checkpoint: {TRAINING['domain']}" in done.stdout
-    assert "written to out" in done.stdout
+    assert "table with intervals, hypotheses and plots: out" in done.stdout
+    shown = [line.split() for line in done.stdout.splitlines() if line.strip().startswith(("clean", "0 dB SNR"))]
+    assert [len(line) for line in shown] == [1 + 8 + 1, 3 + 6 + 1]  # a label, its columns, their average
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     table = (tmp_path / "out" / "table.md").read_text()
     assert "- command: omni-avsr evaluate checkpoint=" in table
