@@ -30,13 +30,15 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def overview(name: str, scores: Sequence[Score]) -> Table:
-    """The word error rates of one test set for a terminal: a column per task and rates, a row per condition and SNR."""
-    table = Table(title=f"{name}: word error rate in %", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    """The word error rates of one test set, a column per task and rates, for a terminal of 80 characters."""
+    table = Table(
+        title=f"{name}: word error rate in %", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
+    )
     ordered = sorted(scores, key=lambda score: score.setting.sort_key)
     columns = list(dict.fromkeys((s.setting.task, s.setting.rates) for s in ordered))
     rows: dict[str, dict[tuple[str, str], float]] = {}
     for s in ordered:
-        rows.setdefault(describe(s.setting), {})[s.setting.task, s.setting.rates] = 100 * s.wer
+        rows.setdefault(describe(s.setting).removeprefix("clean, "), {})[s.setting.task, s.setting.rates] = 100 * s.wer
     for heading in ("", *(f"{task.upper()}\n{rates}" for task, rates in columns), "Avg"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for label, wers in rows.items():
