@@ -63,6 +63,15 @@ class CompactVideoConfig:
     image_size: Positive = 64
     ctc: bool = True
 
+    def __post_init__(self) -> None:
+        if self.image_size % self.stride:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of {self.stride}, the encoder's stride")
+
+    @property
+    def stride(self) -> int:
+        """Pixels to one place of the last feature map: 4 by the stem, 2 by every further stage."""
+        return 4 * 2 ** (len(self.channels) - 1)
+
 
 EncoderConfig = Annotated[WhisperConfig | CompactAudioConfig | CompactVideoConfig, Field(discriminator="kind")]
 

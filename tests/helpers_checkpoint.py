@@ -105,13 +105,16 @@ def write_test_set(folder: Path) -> Path:
 
 
 def write_muxed(path: Path, samples: np.ndarray, frames: np.ndarray) -> None:
-    """Sound and grey pictures in one Matroska file, both without loss."""
+    """Sound and pictures in one Matroska file: grey ones [T, H, W] without loss, colours [T, H, W, 3] almost so."""
+    grey = frames.ndim == 3
     with av.open(str(path), "w", format="matroska") as container:
-        video: Any = container.add_stream("ffv1", rate=Fraction(25))
-        video.height, video.width, video.pix_fmt = *frames.shape[1:], "gray"
+        video: Any = container.add_stream("ffv1" if grey else "libx264", rate=Fraction(25))
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "gray" if grey else "yuv420p"
+        if not grey:
+            video.options = {"crf": "10", "preset": "ultrafast"}
         audio: Any = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
         for pixels in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="gray")))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="gray" if grey else "rgb24")))
         container.mux(video.encode(None))
         integers = np.round(samples * 2**15).astype(np.int16)
         frame = av.AudioFrame.from_ndarray(integers[None], format="s16", layout="mono")

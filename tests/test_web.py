@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_checkpoint import TRAINING, random_audio, random_video, save_tiny_checkpoint, write_muxed
@@ -17,6 +18,10 @@ from omni_avsr.web import ENLARGED, build_page, launch, nearest, show
 FRAMES = 30
 BROWSER = os.environ.get("OMNI_AVSR_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 SECOND = 1000
+
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no browser: install chromium, or name one in OMNI_AVSR_BROWSER"
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +75,74 @@ def address(transcriber: Transcriber) -> Iterator[str]:
     page.close()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium, or name one in OMNI_AVSR_BROWSER")
-def test_a_visitor_uploads_a_clip_reads_the_transcript_and_sees_errors(
-    address: str, transcriber: Transcriber, folder: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def visit(address: str, transcriber: Transcriber) -> Iterator[Callable[[str, Path | None], Any]]:
+    """Opens the page anew in a real browser, uploads a file to a tab, and asks for its transcript."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=BROWSER, args=flags)
-        page = browser.new_page(viewport={"width": 1200, "height": 1100})
-        page.goto(address)
-        page.get_by_text(f"This checkpoint knows: {TRAINING['domain']}").wait_for(timeout=30 * SECOND)
 
-        page.locator("#transcribe").click()
-        page.get_by_text("Choose or record a clip first.").wait_for(timeout=10 * SECOND)
+        def open_page(tab: str, file: Path | None) -> Any:
+            page = browser.new_page(viewport={"width": 1200, "height": 1100})
+            page.set_default_timeout(30 * SECOND)
+            page.goto(address)
+            page.get_by_text(f"This checkpoint knows: {TRAINING['domain']}").wait_for()
+            page.get_by_role("tab", name=tab).click()
+            if file is not None:
+                upload = "#video" if tab == "Video" else "#sound"
+                page.locator(f"{upload} input[type=file]").set_input_files(file)
+                page.locator(f"{upload} :is(video, audio, .waveform-container)").first.wait_for(state="attached")
+            page.locator("#transcribe").click()
+            return page
 
-        page.get_by_role("tab", name="Sound").click()
-        page.locator("#sound input[type=file]").set_input_files(folder / "sound.wav")
-        page.locator("#sound audio, #sound .waveform-container").first.wait_for(state="attached", timeout=20 * SECOND)
-        page.locator("#transcribe").click()
-        text = transcriber.transcribe(folder / "sound.wav", "asr", (2, 1))
-        playwright.expect(page.locator("#transcript textarea")).to_have_value(text, timeout=30 * SECOND)
-        page.get_by_text("no video stream: asr in place of avsr").wait_for(timeout=10 * SECOND)
-        page.screenshot(path=os.environ.get("OMNI_AVSR_SCREENSHOT", tmp_path / "page.png"), full_page=True)
+        yield open_page
         browser.close()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_visitor_uploads_a_video_and_sees_mouth_transcript_words_cost_and_all_rates(
+    visit: Callable[[str, Path | None], Any], transcriber: Transcriber, folder: Path, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    page = visit("Video", folder / "clip.mkv")
+    text = transcriber.transcribe(folder / "clip.mkv", "avsr", (2, 1))
+    expect(page.locator("#transcript textarea")).to_have_value(text)
+    page.locator("#mouth video").first.wait_for(state="attached")
+    page.get_by_text("task: avsr at 2,1").wait_for()
+    page.get_by_text("30 audio tokens, 30 video tokens").wait_for()
+    for rates in ("2,1", "2,3", "5,1", "5,3"):
+        assert page.locator("#rates").get_by_text(rates, exact=True).count() > 0
+    assert page.locator("#words").get_by_text(text.split()[0], exact=True).count() > 0
+    page.screenshot(path=os.environ.get("OMNI_AVSR_SCREENSHOT", tmp_path / "page.png"), full_page=True)
+    page.close()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_visitor_with_sound_alone_reads_why_nothing_is_seen(
+    visit: Callable[[str, Path | None], Any], transcriber: Transcriber, folder: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    page = visit("Sound", folder / "sound.wav")
+    text = transcriber.transcribe(folder / "sound.wav", "asr", (2, 1))
+    expect(page.locator("#transcript textarea")).to_have_value(text)
+    page.get_by_text("no video stream: asr in place of avsr").wait_for()
+    page.close()
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [(None, "Choose or record a clip first."), ("broken.mp4", "broken.mp4: not a readable media file")],
+)
+def test_a_visitor_sees_what_is_wrong(
+    visit: Callable[[str, Path | None], Any], folder: Path, file: str | None, message: str
+) -> None:
+    page = visit("Video", folder / file if file else None)
+    page.get_by_text(message).first.wait_for()
+    page.close()

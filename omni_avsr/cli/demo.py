@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main() -> None:
     """Serve the page until it is interrupted; exits with 1 when the checkpoint cannot be loaded."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from omni_avsr.transcribe import load
     from omni_avsr.web import build_page, launch
@@ -23,7 +23,7 @@ def main() -> None:
     launch(page, options.host, options.port)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="omni-avsr demo", description="A page to try a checkpoint on.")
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="folder, or id on the Hugging Face Hub")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows the page to the network")

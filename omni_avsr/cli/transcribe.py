@@ -24,7 +24,7 @@ DEVICE_ERRORS = (AssertionError, RuntimeError)
 
 def main() -> None:
     """Exits with 1 when a file could not be transcribed, after all others were; with 2 on bad arguments."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     errors = Console(stderr=True, highlight=False)
     try:
         _check(options)
@@ -106,7 +106,7 @@ def _progress(console: Console) -> Iterator[Tell]:
         yield tell
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="omni-avsr transcribe", description="Transcribe audio and video files.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio or video, of any format and length")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")

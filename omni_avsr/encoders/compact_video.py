@@ -65,10 +65,7 @@ class CompactVideoEncoder(nn.Module):
             in_channels, stride = (width, 1) if index == 0 else (channels[index - 1], 2)
             stages += [ResidualBlock(in_channels, width, stride), ResidualBlock(width, width, 1)]
         self.resnet = nn.Sequential(*stages)
-        stride = 4 * 2 ** (len(channels) - 1)
-        if config.image_size % stride:
-            raise ValueError(f"image_size {config.image_size} must be a multiple of the frame stride {stride}")
-        side = config.image_size // stride
+        side = config.image_size // config.stride
         self.project = nn.Linear(channels[-1] * side * side, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.trunk = Trunk(config.dim, config.num_layers, config.num_heads, config.kernel, config.dropout)

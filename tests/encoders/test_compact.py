@@ -183,7 +183,7 @@ def test_crops_of_another_size_are_resized() -> None:
 @pytest.mark.parametrize(("channels", "image_size"), [((4, 6), 20), ((4, 6, 8), 24), ((4,), 18)])
 def test_an_image_size_that_does_not_divide_is_an_error(channels: tuple[int, ...], image_size: int) -> None:
     with pytest.raises(ValueError, match=f"image_size {image_size} must be a multiple of"):
-        CompactVideoEncoder(replace(VIDEO, channels=channels, image_size=image_size))
+        replace(VIDEO, channels=channels, image_size=image_size)
 
 
 def test_the_trunk_refuses_heads_that_do_not_divide_and_even_kernels() -> None:
