@@ -77,6 +77,8 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
             chosen = Rates(nearest(audio_rate, rates.audio_rates), nearest(video_rate, rates.video_rates))
             if not (clip := video or sound):
                 raise gr.Error("Choose or record a clip first.", print_exception=False)
+            if video and sound:
+                raise gr.Error("There are a video and a sound: take one of them away.", print_exception=False)
             try:
                 shown = show(
                     transcriber, Path(clip), "auto" if task == "auto" else Task(task), chosen, Path(files.name)

@@ -33,7 +33,9 @@ class EmbedLinkObjective(nn.Module):
         assert isinstance(model, OmniAVSR)
         compression = model.config.compression
         rates = draw_rates(compression, self.seed, batch.step)
-        losses, num_tokens, num_padded = {}, 0, 0
+        # A modality that this batch lacks counts zero, so that all ranks sum up the same figures.
+        losses = {f"{modality}_link": torch.zeros((), device=model.device) for modality in model.encoders}
+        num_tokens, num_padded = 0, 0
         for modality, features in (batch.features or model.encode(batch.inputs)).items():
             rate = rates.of(modality)
             tokens = model.projectors[modality](compress(features, rate, compression), rate)
