@@ -1,6 +1,7 @@
 """``make demo``: its commands fit together, it goes the whole way on a tiny scale, and goes on from what is there."""
 
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -71,13 +72,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.slow
 def test_the_whole_way_and_once_more(tiny: list[str]) -> None:
     output = Path(tiny[3])
-    first = subprocess.run(tiny, capture_output=True, text=True, check=False)
+    wide = os.environ | {"COLUMNS": "1000"}  # rich wraps its lines at this width
+    first = subprocess.run(tiny, env=wide, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     for number, step in enumerate(STEPS, 1):
         assert f"{number} of 4" in first.stdout
         assert f"$ omni-avsr {step} " in first.stdout
     assert "next: measure it on unseen sentences" in first.stdout
-    assert "00:00:00,000" in first.stdout or "-->" in first.stdout or "What is said: " in first.stdout
+    assert "What is said: " in first.stdout
     scores = read_report(output / "results" / "table.json").scores["test"]
     assert {s.setting.condition for s in scores} == {"matched", "shuffled inputs"}
     assert len(scores) == 2 * 8
@@ -88,7 +90,7 @@ def test_the_whole_way_and_once_more(tiny: list[str]) -> None:
 
     trained = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     assert trained
-    second = subprocess.run(tiny, capture_output=True, text=True, check=False)
+    second = subprocess.run(tiny, env=wide, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == trained
     assert "2 of 2 clips are scored already" in second.stdout

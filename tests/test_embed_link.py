@@ -65,7 +65,7 @@ def test_the_loss_is_squared_error_and_cosine_distance_averaged_over_tokens_then
                         token, target = tokens.values[row, place], embedding(model, word.text)
                         cosine = torch.dot(token, target) / (token.norm() * target.norm())
                         squared = (token - target).square().mean() / model.text.embedding_std**2
-                        losses.append(float(squared + 0.5 * (1 - cosine)))
+                        losses.append((squared + 0.5 * (1 - cosine)).item())
             expected.append(sum(losses) / len(losses) if losses else 0.0)
         assert float(output.figures[f"{modality}_link"]) == pytest.approx(sum(expected) / 3, rel=1e-4)
     assert output.loss.item() == pytest.approx(sum(map(float, output.figures.values())), rel=1e-6)
