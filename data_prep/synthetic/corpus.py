@@ -141,8 +141,9 @@ def plan(corpus: SyntheticCorpus, output: Path) -> list[SyntheticClip]:
         chosen, sentences = sentences[: sizes[split]], sentences[sizes[split] :]
         for number in range(len(chosen) * takes):
             seed = (corpus.seed, 3 + part, number)
-            speaker = speakers[number % len(speakers)]
-            words = chosen[number % len(chosen)]
+            take, place = divmod(number, len(chosen))
+            speaker = speakers[(place + take) % len(speakers)]  # another one for every take
+            words = chosen[place]
             jobs.append(SyntheticClip(f"{split}/{number:06d}", split, words, speaker, seed, output))
     return jobs
 
