@@ -59,7 +59,8 @@ class Progress(L.Callback):
         self.place, self.every = place, every
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # The console that log lines go to as well, so that bar and lines do not write over each other.
-        self.bar = BarDisplay(*columns, transient=True, disable=not get_console().is_terminal)
+        console = get_console()
+        self.bar = BarDisplay(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task: TaskID | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

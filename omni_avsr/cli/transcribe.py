@@ -98,8 +98,10 @@ def _progress(console: Console) -> Iterator[Tell]:
     """A bar for work that takes several steps; nothing for a short file, and nothing where nobody watches."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Redirected, what is printed would go to the bar's console: transcripts to standard error, wrapped.
-    keep = {"redirect_stdout": False, "redirect_stderr": False}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **keep) as progress:
+    quiet = not console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
         bar = progress.add_task("", visible=False)
 
         def tell(what: str, done: int, total: int) -> None:
