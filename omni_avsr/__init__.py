@@ -19,9 +19,13 @@ __version__ = "0.1.0"
 
 
 def load(
-    folder: str | Path, device: str = "cpu", llm_dtype: DType | None = None, face_model: Path | None = None
+    folder: str | Path,
+    device: str = "cpu",
+    llm_dtype: DType | None = None,
+    face_model: Path | None = None,
+    revision: str | None = None,
 ) -> Transcriber:
     """Load a checkpoint from a folder or the Hub; see ``omni_avsr.transcribe.load``. Imports torch only now."""
     from omni_avsr.transcribe import load as load_transcriber
 
-    return load_transcriber(folder, device, llm_dtype, face_model)
+    return load_transcriber(folder, device, llm_dtype, face_model, revision)

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 CONFIG, TRAINED, ADAPTERS = "config.json", "trained.safetensors", "adapters"
+PARTS = (CONFIG, CARD, TRAINED, ADAPTERS)
+"""What a checkpoint folder holds."""
 _LORA = ".lora_"
 
 
@@ -79,7 +81,9 @@ def save_checkpoint(
     training: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write ``folder``, whole or not at all; an existing one is replaced, and stays as it is when anything fails.
+    """Write ``folder``, whole or not at all; a checkpoint in it is replaced, and stays as it is when anything fails.
+
+    Files that are no part of a checkpoint, such as those of a cloned repository, are kept.
 
     Parts of the model that no stage trained are stored as well, since nothing else could give them back.
 
@@ -89,8 +93,13 @@ def save_checkpoint(
         dtype: of the stored floating-point tensors; None keeps them.
 
     Raises:
-        ValueError: base weights cannot be found, or a tensor is not finite in ``dtype``.
+        ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, or ``folder`` is no checkpoint
+            but has files of the same names.
     """
+    if not _is_checkpoint(folder) and (taken := [name for name in PARTS if (folder / name).exists()]):
+        raise ValueError(
+            f"{folder} is no checkpoint and holds {', '.join(taken)}, which would be replaced; choose another"
+        )
     own = _own_names(model)
     base = {name: value for name, value in trained.items() if name not in own and _LORA not in name}
     tensors = {name: value for name, value in model.state_dict().items() if name in own} | base
@@ -114,7 +123,10 @@ def save_checkpoint(
 
 @contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not."""
+    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not.
+
+    What is no part of a checkpoint moves over into it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     new, old = scratch / "new", scratch / "old"
@@ -129,8 +141,19 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, folder)
             raise
+        for other in old.iterdir() if old.exists() else ():
+            if other.name not in PARTS:
+                os.replace(other, folder / other.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    try:
+        read_info(folder)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -158,7 +181,7 @@ def read_info(folder: Path) -> CheckpointInfo:
 def checkpoint_sha256(folder: Path) -> str:
     """Fingerprint of what decides a checkpoint's outputs: its model settings and weights. ValueError: it is none."""
     settings = json.dumps(to_mapping(read_info(folder).model), sort_keys=True)
-    weights = file_sha256(*sorted(folder.rglob("*.safetensors")))
+    weights = file_sha256(*sorted((folder / ADAPTERS).rglob("*.safetensors")), folder / TRAINED)
     return hashlib.sha256(f"{settings}{weights}".encode()).hexdigest()
 
 

@@ -23,7 +23,7 @@ def checkpoint_folder(reference: str | Path, revision: str | None = None) -> Pat
         return folder
     try:
         found = huggingface_hub.snapshot_download(str(reference), revision=revision, allow_patterns=list(_FILES))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the Hub, or of whatever HTTP library it uses in its version
         raise ValueError(
             f"checkpoint {str(reference)!r}: no such local folder, and the Hugging Face Hub did not give it "
             f"({type(error).__name__}). Without a network, download it on another machine (hf download {reference} "
@@ -32,7 +32,7 @@ def checkpoint_folder(reference: str | Path, revision: str | None = None) -> Pat
     return Path(found)
 
 
-def push_to_hub(folder: Path, repo_id: str, private: bool = True, message: str | None = None) -> str:
+def push_to_hub(folder: Path, repo_id: str, private: bool = True) -> str:
     """Upload a checkpoint folder, making the repository when it is missing; returns the commit's address.
 
     Raises:
@@ -45,9 +45,9 @@ def push_to_hub(folder: Path, repo_id: str, private: bool = True, message: str |
         done = interface.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
-            commit_message=message or f"Checkpoint with {CONFIG}, trained tensors and adapters",
+            commit_message=f"Checkpoint with {CONFIG}, trained tensors and adapters",
             allow_patterns=list(_FILES),
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in checkpoint_folder
         raise ValueError(f"{folder} could not be pushed to {repo_id}: {error}") from error
     return str(done)

@@ -35,6 +35,10 @@ class MediaError(ValueError):
     """A media file cannot be read or written; the message names the file and the reason."""
 
 
+class NoFaceError(MediaError):
+    """A video shows no face, or not as many as one was chosen by."""
+
+
 def probe(path: str | os.PathLike[str]) -> tuple[bool, bool]:
     """Whether the file has audio and whether it has video (a cover picture is none). MediaError if neither."""
     with _open(path) as container:
@@ -42,6 +46,12 @@ def probe(path: str | os.PathLike[str]) -> tuple[bool, bool]:
     if not any(found):
         raise MediaError(f"{path}: the file has neither audio nor video")
     return found
+
+
+def duration(path: str | os.PathLike[str]) -> float:
+    """Seconds as the file's header tells them, for estimates; 0 when it does not. MediaError: it cannot be opened."""
+    with _open(path) as container:
+        return container.duration / av.time_base if container.duration else 0.0
 
 
 def read_audio(path: str | os.PathLike[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,12 +13,9 @@ from omni_avsr.encoders.ctc import BLANK, SPACE
 from omni_avsr.encoders.ctc_align import align_words
 from omni_avsr.features import SAMPLE_RATE, VIDEO_FPS, prepare_video, prepare_waveform
 from omni_avsr.model import OmniAVSR
-from omni_avsr.recording import Recording
+from omni_avsr.recording import Recording, Tell
 from omni_avsr.types import Features, Modality, Rates, Task, Word
 from omni_avsr.windows import OVERLAP, Window, cut, loud_times, overlapping
-
-Tell = Callable[[str, int, int], None]
-"""Is told of long work: what is done, how far it is, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def cut_recording(model: OmniAVSR, recording: Recording, longest: float, tell: T
 def say(model: OmniAVSR, pieces: Sequence[Piece], rates: Rates, num_beams: int, max_new_tokens: int) -> list[Said]:
     """Transcribe a batch of pieces of one task."""
     task = pieces[0].recording.task
-    features = model.encode(_inputs(model, pieces))
+    features = model.encode(_inputs(model, pieces, task.modalities))
     texts = model.generate(features, task, rates, num_beams, max_new_tokens)
     tokens = model.tokens(features, task, rates)
     modality = _hearer(model, task)
@@ -96,15 +93,15 @@ def _hearer(model: OmniAVSR, task: Task) -> Modality | None:
     return next((modality for modality in task.modalities if encoder_of(model, modality).ctc is not None), None)
 
 
-def _inputs(model: OmniAVSR, pieces: Sequence[Piece]) -> dict[Modality, Features]:
+def _inputs(model: OmniAVSR, pieces: Sequence[Piece], modalities: Collection[Modality]) -> dict[Modality, Features]:
     rows: dict[Modality, list[Tensor]] = {}
     for piece in pieces:
         waveform, crops = piece.recording.waveform, piece.recording.crops
         start, end = piece.window.start, piece.window.end
-        if waveform is not None:
+        if waveform is not None and Modality.AUDIO in modalities:
             samples = torch.from_numpy(waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
             rows.setdefault(Modality.AUDIO, []).append(prepare_waveform(samples, model.config.waveform))
-        if crops is not None:
+        if crops is not None and Modality.VIDEO in modalities:
             frames = torch.from_numpy(crops[round(start * VIDEO_FPS) : round(end * VIDEO_FPS)])
             rows.setdefault(Modality.VIDEO, []).append(prepare_video(frames))
     return {modality: Features.pad(values).to(model.device) for modality, values in rows.items()}
@@ -118,7 +115,7 @@ def _written_times(
     _, head = ctc_parts(model, modality)
     windows = overlapping(recording.seconds, longest)
     for number, window in enumerate(windows):
-        features = model.encode(_inputs(model, [Piece(recording, window)]))
+        features = model.encode(_inputs(model, [Piece(recording, window)], {modality}))
         best = head(features[modality]).values[0].argmax(-1)
         written = torch.nonzero((best != BLANK) & (best != SPACE)).flatten()
         found = [window.start + (frame + 0.5) / model.frame_rates[modality] for frame in written.tolist()]

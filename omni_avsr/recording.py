@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from omni_avsr.features import MOUTH_SIZE, SAMPLE_RATE, VIDEO_FPS
-from omni_avsr.media import iter_video, probe, read_audio, read_video
+from omni_avsr.media import MediaError, iter_video, probe, read_audio, read_video
 from omni_avsr.types import Modality, Task
 
 TaskChoice = Task | Literal["auto"]
+Tell = Callable[[str, int, int], None]
+"""Is told of long work: what is done, how far it is, and how much there is."""
+
+UNEVEN = 0.5
+"""Seconds by which sound and pictures of one file may end apart without a note."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Recording:
     """A file in memory.
 
     task: what it will be transcribed by. waveform: [samples] float32 at 16 kHz. crops: [T, 96, 96] uint8 at 25 fps.
-    What the task does not read is None. notes: why it is another task than one might expect.
+    What the task does not read is None. notes: why it is another task, or less, than one might expect.
     """
 
     path: Path
@@ -54,7 +60,13 @@ class Recording:
         return min(lengths)
 
 
-def read_recording(path: Path, task: TaskChoice, tasks: Collection[Task], options: VideoOptions) -> Recording:
+def tell_nobody(what: str, done: int, total: int) -> None:
+    pass
+
+
+def read_recording(
+    path: Path, task: TaskChoice, tasks: Collection[Task], options: VideoOptions, tell: Tell = tell_nobody
+) -> Recording:
     """Read what a task needs of a file.
 
     Args:
@@ -66,17 +78,17 @@ def read_recording(path: Path, task: TaskChoice, tasks: Collection[Task], option
     """
     has_audio, has_video = probe(path)
     if task == "auto":
-        return _read_auto(path, has_audio, has_video, tasks, options)
+        return _read_auto(path, has_audio, has_video, tasks, options, tell)
     if task not in tasks:
         raise ValueError(f"this model is for {', '.join(tasks)}, not for {task}")
     for modality, there in ((Modality.AUDIO, has_audio), (Modality.VIDEO, has_video)):
         if modality in task.modalities and not there:
             raise ValueError(f"{path} has no {modality} stream")
-    return _read(path, task, options)
+    return _read(path, task, options, tell)
 
 
 def _read_auto(
-    path: Path, has_audio: bool, has_video: bool, tasks: Collection[Task], options: VideoOptions
+    path: Path, has_audio: bool, has_video: bool, tasks: Collection[Task], options: VideoOptions, tell: Tell
 ) -> Recording:
     there = {Modality.AUDIO: has_audio, Modality.VIDEO: has_video}
     possible = [t for t in (Task.AVSR, Task.ASR, Task.VSR) if t in tasks and all(there[m] for m in t.modalities)]
@@ -88,23 +100,30 @@ def _read_auto(
         missing = Modality.VIDEO if has_audio else Modality.AUDIO
         notes = (f"no {missing} stream: {possible[0]} in place of avsr",)
     try:
-        return replace(_read(path, possible[0], options), notes=notes)
-    except ValueError as error:
-        if possible[0] is not Task.AVSR or Task.ASR not in possible:
+        recording = _read(path, possible[0], options, tell)
+    except MediaError as error:
+        # Pictures that cannot be used are passed over, but not settings that are wrong, or a face that was asked for.
+        if possible[0] is not Task.AVSR or Task.ASR not in possible or options.face is not None:
             raise
-        return replace(_read(path, Task.ASR, options), notes=(f"asr in place of avsr: {error}",))
+        recording = _read(path, Task.ASR, options, tell)
+        notes = (f"asr in place of avsr: {error}",)
+    return replace(recording, notes=(*notes, *recording.notes))
 
 
-def _read(path: Path, task: Task, options: VideoOptions) -> Recording:
-    return Recording(
-        path,
-        task,
-        read_audio(path) if Modality.AUDIO in task.modalities else None,
-        _crops(path, options) if Modality.VIDEO in task.modalities else None,
-    )
+def _read(path: Path, task: Task, options: VideoOptions, tell: Tell) -> Recording:
+    waveform = read_audio(path) if Modality.AUDIO in task.modalities else None
+    crops = _crops(path, options, tell) if Modality.VIDEO in task.modalities else None
+    notes: tuple[str, ...] = ()
+    if waveform is not None and crops is not None:
+        heard, seen = len(waveform) / SAMPLE_RATE, len(crops) / VIDEO_FPS
+        if abs(heard - seen) > UNEVEN:
+            shorter = Modality.VIDEO if seen < heard else Modality.AUDIO
+            ends, whole = min(heard, seen), max(heard, seen)
+            notes = (f"the {shorter} ends at {ends:.1f} s of {whole:.1f} s; what comes after it is left out of {task}",)
+    return Recording(path, task, waveform, crops, notes)
 
 
-def _crops(path: Path, options: VideoOptions) -> np.ndarray:
+def _crops(path: Path, options: VideoOptions, tell: Tell) -> np.ndarray:
     """Mouth crops: the frames themselves where they are crops already, else cut from around the face."""
     size = next(iter_video(path, grey=True)).shape
     is_crop = size == (MOUTH_SIZE, MOUTH_SIZE)
@@ -123,4 +142,5 @@ def _crops(path: Path, options: VideoOptions) -> np.ndarray:
             f"{path} is no video of mouth crops ({MOUTH_SIZE} x {MOUTH_SIZE}), and to find a face in it needs what "
             f"pip install 'omni-avsr[prepare]' brings ({error})"
         ) from error
-    return crop_video(path, find_face_model(options.face_model), options.face)[0]
+    face_model = find_face_model(options.face_model)
+    return crop_video(path, face_model, options.face, partial(tell, f"finding the face in {path.name}"))[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from omni_avsr.config import DType
 from omni_avsr.encoders.access import max_seconds
 from omni_avsr.hub import checkpoint_folder, push_to_hub
 from omni_avsr.model import OmniAVSR
-from omni_avsr.pieces import Piece, Said, Tell, cut_recording, say
-from omni_avsr.recording import Recording, TaskChoice, VideoOptions, read_recording
+from omni_avsr.pieces import Piece, Said, cut_recording, say
+from omni_avsr.recording import Recording, TaskChoice, Tell, VideoOptions, read_recording, tell_nobody
 from omni_avsr.transcript import Transcript
 from omni_avsr.types import Rates, Task
 from omni_avsr.windows import join_words
@@ -27,6 +28,10 @@ DEFAULT_SECONDS = 15.0
 STORED_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 TOLERANCE = 1.2
 """How much longer than the longest training clip a piece may be."""
+FILE_ERRORS = (ValueError, OSError, RuntimeError)
+"""What a file may cause: it cannot be read, MediaPipe or torch cannot use it, memory is too small for it."""
+SHORTEST_WINDOW = 0.5
+"""Seconds that a piece has to have room for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class TranscribeOptions:
     batch_size: int = 8
     video: VideoOptions = field(default_factory=VideoOptions)
 
+    def __post_init__(self) -> None:
+        if self.window is not None and not SHORTEST_WINDOW <= self.window < math.inf:
+            raise ValueError(f"window must be at least {SHORTEST_WINDOW} s and finite, got {self.window:g}")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -61,10 +70,6 @@ class _Read:
 
     recording: Recording
     pieces: Sequence[Piece]
-
-
-def _tell_nobody(what: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,6 @@ class Transcriber:
             rates=None if rates is None else rates if isinstance(rates, Rates) else Rates(*rates),
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
-            video=VideoOptions(face_model=self.face_model),
         )
         [result] = self.run([path], options)
         if isinstance(result, Failure):
@@ -137,7 +141,7 @@ class Transcriber:
         return result.text
 
     def run(
-        self, paths: Iterable[str | Path], options: TranscribeOptions, tell: Tell = _tell_nobody
+        self, paths: Iterable[str | Path], options: TranscribeOptions, tell: Tell = tell_nobody
     ) -> Iterator[Transcript | Failure]:
         """Transcribe files in their order, in batches across files; a file that fails costs only itself.
 
@@ -151,14 +155,16 @@ class Transcriber:
                 raise ValueError(f"this model is for {', '.join(trained)}, not for {task}")
             self.model.config.compression.check(rates, task)
         waiting: list[_Read | Failure] = []
-        for path in paths:
+        paths = list(paths)
+        for number, path in enumerate(paths):
             waiting.append(self._read(Path(path), options, tell))
+            tell("reading files", number + 1, len(paths))
             if sum(len(entry.pieces) for entry in waiting if isinstance(entry, _Read)) >= options.batch_size:
                 yield from self._finish(waiting, rates, options, tell)
                 waiting = []
         yield from self._finish(waiting, rates, options, tell)
 
-    def of_recording(self, recording: Recording, options: TranscribeOptions, tell: Tell = _tell_nobody) -> Transcript:
+    def of_recording(self, recording: Recording, options: TranscribeOptions, tell: Tell = tell_nobody) -> Transcript:
         """Transcribe what was read before, such as at several rates.
 
         Raises:
@@ -167,21 +173,24 @@ class Transcriber:
         rates = options.rates or self.default_rates
         self.model.config.compression.check(rates, recording.task)
         pieces = cut_recording(self.model, recording, self._longest(recording, options), tell)
-        said = self._say(pieces, rates, options, tell)
-        return _joined(recording, pieces, [said[id(piece)] for piece in pieces], rates)
+        [result] = self._finish([_Read(recording, pieces)], rates, options, tell)
+        if isinstance(result, Failure):
+            raise ValueError(result.reason)
+        return result
 
     def _read(self, path: Path, options: TranscribeOptions, tell: Tell) -> _Read | Failure:
+        video = replace(options.video, face_model=options.video.face_model or self.face_model)
         try:
-            recording = read_recording(path, options.task, self.model.config.tasks, options.video)
+            recording = read_recording(path, options.task, self.model.config.tasks, video, tell)
             return _Read(recording, cut_recording(self.model, recording, self._longest(recording, options), tell))
-        except ValueError as error:
-            return Failure(str(path), str(error))
+        except FILE_ERRORS as error:
+            return _failure(path, error)
 
     def _longest(self, recording: Recording, options: TranscribeOptions) -> float:
         """Seconds that may be transcribed at once."""
         trained = float(self.training.get("longest_clip_seconds", DEFAULT_SECONDS))
         limits = [max_seconds(self.model, modality) for modality in recording.task.modalities]
-        return min([options.window or TOLERANCE * trained, *limits])
+        return min([TOLERANCE * trained if options.window is None else options.window, *limits])
 
     def _finish(
         self, entries: Sequence[_Read | Failure], rates: Rates, options: TranscribeOptions, tell: Tell
@@ -193,22 +202,44 @@ class Transcriber:
         for entry in entries:
             if isinstance(entry, Failure):
                 yield entry
+                continue
+            parts = [said[id(piece)] for piece in entry.pieces]
+            if failed := [part for part in parts if isinstance(part, Failure)]:
+                yield failed[0]
             else:
-                yield _joined(entry.recording, entry.pieces, [said[id(piece)] for piece in entry.pieces], rates)
+                whole = [part for part in parts if isinstance(part, Said)]
+                yield _joined(entry.recording, entry.pieces, whole, rates)
 
-    def _say(self, pieces: Sequence[Piece], rates: Rates, options: TranscribeOptions, tell: Tell) -> dict[int, Said]:
+    def _say(
+        self, pieces: Sequence[Piece], rates: Rates, options: TranscribeOptions, tell: Tell
+    ) -> dict[int, Said | Failure]:
         """What is said in each piece, by its identity; batches hold pieces of one task and of similar lengths."""
-        said: dict[int, Said] = {}
+        said: dict[int, Said | Failure] = {}
         for task in Task:
             chosen = sorted(
                 (piece for piece in pieces if piece.recording.task is task), key=lambda piece: piece.seconds
             )
             for first in range(0, len(chosen), options.batch_size):
                 batch = chosen[first : first + options.batch_size]
-                parts = say(self.model, batch, rates, options.num_beams, options.max_new_tokens)
+                parts = self._say_batch(batch, rates, options)
                 said |= {id(piece): part for piece, part in zip(batch, parts, strict=True)}
                 tell("transcribing", len(said), len(pieces))
         return said
+
+    def _say_batch(self, batch: Sequence[Piece], rates: Rates, options: TranscribeOptions) -> Sequence[Said | Failure]:
+        """A batch that fails (a piece too short for an encoder, too little memory) is tried piece by piece."""
+        try:
+            return say(self.model, batch, rates, options.num_beams, options.max_new_tokens)
+        except FILE_ERRORS as error:
+            if len(batch) == 1:
+                return [_failure(batch[0].recording.path, error)]
+        return [part for piece in batch for part in self._say_batch([piece], rates, options)]
+
+
+def _failure(path: Path, error: Exception) -> Failure:
+    """The reason of a failure, which names the file."""
+    reason = str(error)
+    return Failure(str(path), reason if str(path) in reason else f"{path}: {reason}")
 
 
 def _joined(recording: Recording, pieces: Sequence[Piece], parts: Sequence[Said], rates: Rates) -> Transcript:
@@ -228,13 +259,21 @@ def _joined(recording: Recording, pieces: Sequence[Piece], parts: Sequence[Said]
 
 
 def load(
-    folder: str | Path, device: str = "cpu", llm_dtype: DType | None = None, face_model: Path | None = None
+    folder: str | Path,
+    device: str = "cpu",
+    llm_dtype: DType | None = None,
+    face_model: Path | None = None,
+    revision: str | None = None,
 ) -> Transcriber:
     """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
+
+    Args:
+        face_model: MediaPipe's face_landmarker.task for raw video.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         ValueError: the folder is no checkpoint, or its base models are missing or others than it was trained on.
     """
-    path = checkpoint_folder(folder)
+    path = checkpoint_folder(folder, revision)
     model, info = load_checkpoint(path, llm_dtype), read_info(path)
     return Transcriber(model.to(device), info.training, face_model, info.trained_base)

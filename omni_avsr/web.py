@@ -24,6 +24,8 @@ from omni_avsr.transcribe import TranscribeOptions, Transcriber
 from omni_avsr.transcript import Transcript
 from omni_avsr.types import Modality, Rates, Task
 
+HOUR = 3600
+"""Seconds after which a visitor's clips are removed."""
 ENLARGED = 3
 """How many times larger than they are the mouth crops are shown."""
 WORD_COLUMNS = ["word", "from, s", "to, s"]
@@ -48,7 +50,7 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
     model = transcriber.model.config
     files = tempfile.TemporaryDirectory(prefix="omni-avsr-")  # goes away with the process
     choices = ["auto", *map(str, model.tasks)] if len(model.tasks) > 1 else [str(model.tasks[0])]
-    with gr.Blocks(title="omni_avsr", analytics_enabled=False) as page:
+    with gr.Blocks(title="omni_avsr", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(
             "# Audio-visual speech recognition\n"
             f"This checkpoint knows: {transcriber.training.get('domain', 'not stated')}."
@@ -166,6 +168,8 @@ def _mouth_file(recording: Recording, folder: Path) -> str | None:
     """The mouth crops as a video that browsers play, or None when the task does not see."""
     if recording.crops is None:
         return None
+    for earlier in folder.glob("*.mp4"):  # Gradio has copied them to its cache
+        earlier.unlink(missing_ok=True)
     large = recording.crops.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     path = folder / f"{uuid4().hex}.mp4"
     write_video(path, np.stack([large] * 3, axis=-1), FRAME_RATE)

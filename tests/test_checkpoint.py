@@ -324,11 +324,11 @@ def test_plain_peft_reads_an_adapter_and_gives_the_same_logits(models: Path, tmp
     assert not torch.allclose(plain, expected, atol=1e-3)
 
 
-def test_saving_again_replaces_the_folder_whole(models: Path, tmp_path: Path) -> None:
+def test_saving_again_replaces_all_of_the_checkpoint_and_nothing_else(models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     model = tiny_model(models)
     save_checkpoint(folder, model, {}, TRAINING)
-    (folder / "stale.txt").write_text("of the old one")
+    (folder / "notes.txt").write_text("of whoever owns the folder")
     before = checkpoint_sha256(folder)
     shared = tiny_model(models, adapters={"strategy": "shared"})
     save_checkpoint(folder, shared, {}, TRAINING | {"seed": 4})
@@ -337,6 +337,7 @@ def test_saving_again_replaces_the_folder_whole(models: Path, tmp_path: Path) ->
         "config.json",
         "trained.safetensors",
         "adapters",
+        "notes.txt",
     }
     assert os.listdir(folder / "adapters") == ["shared"]
     assert read_info(folder).training["seed"] == 4

@@ -159,3 +159,39 @@ def test_pushing_uploads_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Interface, "create_repo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(ValueError, match="could not be pushed to someone/model: no network"):
         push_to_hub(folder / "checkpoint", "someone/model")
+
+
+def test_saving_keeps_what_is_no_part_of_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """Such as the files of a repository that was cloned to be filled."""
+    clone = tmp_path / "clone"
+    (clone / ".git").mkdir(parents=True)
+    (clone / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (clone / ".gitattributes").write_text("*.safetensors filter=lfs")
+    model = omni_avsr.load(folder / "checkpoint")
+    for _ in range(2):
+        model.save_pretrained(clone)
+        assert (clone / ".git" / "HEAD").read_text() == "ref: refs/heads/main"
+        assert (clone / ".gitattributes").is_file()
+    assert omni_avsr.load(clone).training == TRAINING
+
+
+def test_saving_over_other_files_of_the_same_names_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"is no checkpoint and holds README\.md, which would be replaced"):
+        omni_avsr.load(folder / "checkpoint").save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_errors_of_the_hubs_http_library_are_told_as_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectError(Exception):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    with pytest.raises(ValueError, match="could not be pushed to someone/model: no route to host"):
+        omni_avsr.load(folder / "checkpoint").push_to_hub("someone/model")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ValueError, match=r"the Hugging Face Hub did not give it \(ConnectError\)"):
+        omni_avsr.load("someone/avsr-model", revision="v2")

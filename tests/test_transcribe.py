@@ -93,7 +93,7 @@ def test_other_frames_than_mouth_crops_go_through_the_face_finder(
     (tmp_path / "face.task").touch()
     asked = []
 
-    def crop(path: Path, face_model: Path, face: int | None) -> tuple[np.ndarray, dict[str, float]]:
+    def crop(path: Path, face_model: Path, face: int | None, tell: object) -> tuple[np.ndarray, dict[str, float]]:
         asked.append((path, face_model, face))
         return random_video(FRAMES, 1), {}
 

@@ -10,9 +10,8 @@ from helpers_checkpoint import random_audio, random_video, save_tiny_checkpoint,
 
 import omni_avsr
 from omni_avsr.encoders.ctc import BLANK, SPACE
-from omni_avsr.media import write_audio, write_video
+from omni_avsr.media import NoFaceError, write_audio, write_video
 from omni_avsr.mouth import video as mouth_video
-from omni_avsr.mouth.video import NoFaceError
 from omni_avsr.pieces import cut_recording, say
 from omni_avsr.recording import VideoOptions, read_recording
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber
@@ -99,7 +98,7 @@ def test_bad_files_cost_only_themselves(transcriber: Transcriber, folder: Path) 
 def test_without_a_face_auto_goes_on_by_sound_and_a_task_that_needs_one_fails(
     transcriber: Transcriber, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_face(path: Path, face_model: Path, face: int | None) -> tuple[np.ndarray, dict[str, float]]:
+    def no_face(path: Path, *_: object) -> tuple[np.ndarray, dict[str, float]]:
         raise NoFaceError(f"{path}: no face in any of 9 frames")
 
     monkeypatch.setattr(mouth_video, "crop_video", no_face)
@@ -112,10 +111,75 @@ def test_without_a_face_auto_goes_on_by_sound_and_a_task_that_needs_one_fails(
     assert failed == Failure(str(folder / "raw.mkv"), f"{folder / 'raw.mkv'}: no face in any of 9 frames")
 
 
+@pytest.mark.parametrize("face", [None, 3])
+def test_auto_passes_over_no_setting_that_is_wrong(
+    face: int | None, transcriber: Transcriber, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a face model that does not exist, nor a face that was asked for and is not there."""
+
+    def other_face(path: Path, *_: object) -> tuple[np.ndarray, dict[str, float]]:
+        raise NoFaceError(f"{path}: there is no face 3")
+
+    monkeypatch.setattr(mouth_video, "crop_video", other_face)
+    gone = folder / ("gone.task" if face is None else "broken.mp4")
+    [failed] = results(transcriber, folder, "raw.mkv", video=VideoOptions(face=face, face_model=gone))
+    assert isinstance(failed, Failure)
+    assert failed.reason.endswith("gone.task does not exist" if face is None else "there is no face 3")
+    assert str(folder / "raw.mkv") in failed.reason
+
+
+def test_a_loaded_models_face_model_is_used(
+    transcriber: Transcriber, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def crop(path: Path, face_model: Path, *_: object) -> tuple[np.ndarray, dict[str, float]]:
+        asked.append(face_model)
+        return random_video(9, 5), {}
+
+    monkeypatch.setattr(mouth_video, "crop_video", crop)
+    given = replace(transcriber, face_model=folder / "broken.mp4")
+    transcripts(results(given, folder, "raw.mkv"))
+    assert asked == [folder / "broken.mp4"]
+
+
+def test_what_goes_wrong_behind_reading_costs_only_its_file(
+    transcriber: Transcriber, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip too short for an encoder breaks its batch, a library that gives up its reading."""
+    write_muxed(tmp_path / "blink.mkv", random_audio(9, 1)[:100], random_video(9, 1))
+    write_muxed(tmp_path / "odd.mkv", random_audio(9, 1), random_video(9, 1, size=120))
+
+    def crop(*_: object) -> tuple[np.ndarray, dict[str, float]]:
+        raise RuntimeError("the detector gave up")
+
+    monkeypatch.setattr(mouth_video, "crop_video", crop)
+    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(folder / "broken.mp4"))
+    paths = [folder / "0.mkv", tmp_path / "blink.mkv", tmp_path / "odd.mkv", folder / "1.mkv"]
+    found = list(transcriber.run(paths, TranscribeOptions(rates=RATES)))
+    assert [type(result) for result in found] == [Transcript, Failure, Failure, Transcript]
+    for path, result in zip(paths[1:3], found[1:3], strict=True):
+        assert isinstance(result, Failure)
+        assert result.reason.startswith(str(path))
+    assert found[2] == Failure(str(paths[2]), f"{paths[2]}: the detector gave up")
+
+
+def test_a_stream_that_ends_early_is_told_of(transcriber: Transcriber, folder: Path, tmp_path: Path) -> None:
+    write_muxed(tmp_path / "uneven.mkv", random_audio(50, 1), random_video(25, 1))
+    [result] = transcripts(list(transcriber.run([tmp_path / "uneven.mkv"], TranscribeOptions(rates=RATES))))
+    assert result.notes == ("the video ends at 1.0 s of 2.0 s; what comes after it is left out of avsr",)
+
+
+@pytest.mark.parametrize("window", [-5.0, 0.0, 0.02, float("nan"), float("inf")])
+def test_a_window_that_holds_nothing_is_refused(window: float) -> None:
+    with pytest.raises(ValueError, match=r"window must be at least 0\.5 s and finite"):
+        TranscribeOptions(window=window)
+
+
 def test_video_options_decide_what_is_a_crop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def crop(path: Path, face_model: Path, face: int | None) -> tuple[np.ndarray, dict[str, float]]:
+    def crop(path: Path, face_model: Path, face: int | None, tell: object) -> tuple[np.ndarray, dict[str, float]]:
         asked.append(face)
         return random_video(9, 5), {}
 

@@ -36,8 +36,8 @@ def main() -> None:
         sys.exit(0 if wanted else 2)
     sys.argv = [f"omni-avsr {command}", *sys.argv[2:]]
     try:
-        module = import_module(f"omni_avsr.cli.{command}")
+        # Some libraries are imported only when the command runs.
+        import_module(f"omni_avsr.cli.{command}").main()
     except ModuleNotFoundError as error:
         extra = EXTRAS[command]
         sys.exit(f"omni-avsr {command}: {error}; run pip install 'omni-avsr[{extra}]', which brings what it needs")
-    module.main()

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omni_avsr.files import write_atomically
-from omni_avsr.pieces import Tell
-from omni_avsr.recording import VideoOptions
+from omni_avsr.recording import Tell, VideoOptions
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
 from omni_avsr.transcript import Transcript, formatted
 from omni_avsr.types import Rates, Task
@@ -47,7 +46,7 @@ def _run(transcriber: Transcriber, options: argparse.Namespace, errors: Console)
                 for note in result.notes:
                     errors.print(f"{result.file}: {note}", style="yellow", markup=False)
                 _write(result, options)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 failed += 1
                 errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
     return failed
@@ -115,8 +114,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio or video, of any format and length")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
     parser.add_argument("--task", choices=["auto", *map(str, Task)], default="auto", help="auto: by what a file has")
-    parser.add_argument("--audio-rate", type=int, help="compression of audio (default: the lowest trained rate)")
-    parser.add_argument("--video-rate", type=int, help="compression of video (default: the lowest trained rate)")
+    parser.add_argument("--audio-rate", type=_positive, help="compression of audio (default: the lowest trained rate)")
+    parser.add_argument("--video-rate", type=_positive, help="compression of video (default: the lowest trained rate)")
     parser.add_argument("--format", choices=sorted(SUFFIXES), default="text")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each input instead of printing")
     parser.add_argument("--cropped", action="store_true", help="the videos show mouth crops of 96 x 96 pixels")

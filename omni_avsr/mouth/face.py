@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import mediapipe
@@ -27,16 +27,26 @@ def detect_faces(
     frames: uint8 RGB [H, W, 3]. The landmarker tracks from frame to frame, and its filter even depends on absolute
     time; each call makes its own landmarker and counts from zero, so that a clip's landmarks depend on nothing but
     the clip. That costs about 20 ms. With more than one face it searches every frame anew, which is slower.
+
+    Raises:
+        ValueError: the model file is none.
     """
     options = vision.FaceLandmarkerOptions(
         base_options=BaseOptions(model_asset_path=str(face_model)),
         running_mode=vision.RunningMode.VIDEO,
         num_faces=max_faces,
     )
-    with _quiet_stderr(), vision.FaceLandmarker.create_from_options(options) as landmarker:
+    with _quiet_stderr():
+        try:
+            landmarker = vision.FaceLandmarker.create_from_options(options)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ValueError(f"{face_model} is no face model that MediaPipe can use: {error}") from error
+    with landmarker:
         for index, pixels in enumerate(frames):
             image = mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(pixels))
-            faces = landmarker.detect_for_video(image, round(1000 * index / fps)).face_landmarks
+            # At its first frames it says how it was built.
+            with _quiet_stderr() if index < 2 else nullcontext():
+                faces = landmarker.detect_for_video(image, round(1000 * index / fps)).face_landmarks
             size = pixels.shape[1], pixels.shape[0]
             yield [np.array([(point.x, point.y) for point in face]) * size for face in faces]
 

@@ -23,10 +23,11 @@ def face_tracks(detections: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndar
         first (by the sum of their boxes' areas).
     """
     tracks: list[dict[int, np.ndarray]] = []
+    lasts: list[int] = []  # the frame in which each track was last seen
     for frame, faces in enumerate(detections):
-        free = {index for index, track in enumerate(tracks) if frame - max(track) <= MAX_GAP}
+        free = {index for index, last in enumerate(lasts) if frame - last <= MAX_GAP}
         pairs = sorted(
-            ((_overlap(tracks[index][max(tracks[index])], face), index, place)
+            ((_overlap(tracks[index][lasts[index]], face), index, place)
              for index in free for place, face in enumerate(faces)),
             reverse=True,
         )  # fmt: skip
@@ -34,9 +35,12 @@ def face_tracks(detections: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndar
         for overlap, index, place in pairs:
             if overlap >= MIN_OVERLAP and index in free and place not in placed:
                 tracks[index][frame] = faces[place]
+                lasts[index] = frame
                 free.remove(index)
                 placed.add(place)
-        tracks += [{frame: face} for place, face in enumerate(faces) if place not in placed]
+        new = [{frame: face} for place, face in enumerate(faces) if place not in placed]
+        tracks += new
+        lasts += [frame] * len(new)
     tracks.sort(key=lambda track: -sum(_area(_box(points)) for points in track.values()))
     return [[track.get(frame) for frame in range(len(detections))] for track in tracks]
 

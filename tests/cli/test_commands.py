@@ -94,6 +94,14 @@ def test_a_command_whose_libraries_are_missing_says_what_to_install(
         main()
 
 
+def test_a_library_that_is_imported_late_is_named_as_well(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "omni_avsr.web", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(sys, "argv", ["omni-avsr", "demo", "--checkpoint", str(root / "checkpoint")])
+    with pytest.raises(SystemExit, match=r"omni-avsr demo: .*gradio.*; run pip install 'omni-avsr\[demo\]'"):
+        main()
+
+
 def test_an_unknown_command_is_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "sing", "checkpoint=x") == 2
     output = capsys.readouterr()
