@@ -1,7 +1,7 @@
 """A synthetic audio-visual corpus: speakers with a voice and a face, sentences of a grammar, clips and a manifest.
 
 Everything is a function of the settings and the seed: a clip that is made again has the same samples and pixels, and
-training, validation and test share neither sentences nor speakers.
+sentences and speakers of training are not those of validation and test.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 @settings(frozen=True, config=STRICT)
 class SyntheticCorpus:
     """How large the corpus is. ``speakers`` and ``sentences`` are for training; a sentence is spoken ``takes`` times,
-    by speakers in turn. Validation and test have speakers and sentences of their own, one clip a sentence."""
+    each time by another speaker as far as there are so many. Validation and test have sentences of their own, one clip
+    each, and share speakers that training does not have."""
 
     kind: Literal["synthetic"] = "synthetic"
     speakers: Positive = 52
@@ -109,7 +110,8 @@ def synthesize(corpus: SyntheticCorpus, output: Path, workers: int = 1, progress
     jobs = plan(corpus, output)
     clips = {job.id: clip for job in jobs if (clip := finished(job)) is not None}
     num_before, failures = len(clips), {}
-    for job, result in run_jobs(make_clip, [job for job in jobs if job.id not in clips], workers, num_before, progress):
+    new = {job.id for job in jobs} - clips.keys()
+    for job, result in run_jobs(make_clip, [job for job in jobs if job.id in new], workers, num_before, progress):
         if isinstance(result, str):
             failures[job.id] = result
         else:
@@ -120,9 +122,10 @@ def synthesize(corpus: SyntheticCorpus, output: Path, workers: int = 1, progress
     path = output / MANIFEST_NAME
     write_manifest(path, [clips[job.id] for job in jobs])
     spoken = sum(clip.seconds for clip in clips.values())
+    made, took = sum(clips[job.id].seconds for job in jobs if job.id in new), time.monotonic() - begun
     log.info(
-        "%d clips of %.0f s together, %d of them found finished, in %.0f s: %s",
-        len(jobs), spoken, num_before, time.monotonic() - begun, path,
+        "%d clips of %.0f s together, %d of them found finished, in %.0f s (%.0f x real time on %d processes): %s",
+        len(jobs), spoken, num_before, took, made / took, workers, path,
     )  # fmt: skip
     return path
 

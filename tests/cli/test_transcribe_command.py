@@ -1,6 +1,7 @@
 """The command ``omni-avsr transcribe``: what it prints and writes, its status, and that it starts light."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -123,3 +124,21 @@ def test_bad_arguments_are_one_clear_message(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_transcripts_go_to_standard_output_beside_a_bar_on_the_terminal(
+    folder: Path, call: Callable[..., Done]
+) -> None:
+    """As in `omni-avsr transcribe FILE > out.txt`, where standard error is a terminal."""
+    pty = pytest.importorskip("pty", reason="a system without pseudo-terminals")
+    main_end, terminal = pty.openpty()
+    script = Path(sysconfig.get_path("scripts")) / "omni-avsr"
+    arguments = ["both.mkv", "sound.wav", "--format", "json"]
+    command = [sys.executable, str(script), "transcribe", "--checkpoint", "checkpoint", *arguments]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=terminal, text=True, check=False)
+    os.close(terminal)
+    shown = os.read(main_end, 1 << 16).decode()
+    os.close(main_end)
+    assert done.returncode == 0, shown
+    assert done.stdout == call(*arguments).stdout
+    assert "training domain" in shown

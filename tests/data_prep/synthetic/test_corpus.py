@@ -45,12 +45,16 @@ def test_splits_share_neither_sentences_nor_speakers_nor_voices(tmp_path: Path) 
     assert len({job.id for job in jobs}) == len(jobs)
 
 
-def test_takes_are_the_same_sentences_by_other_speakers(tmp_path: Path) -> None:
-    train = [job for job in plan(SMALL, tmp_path) if job.split == "train"]
-    assert len(train) == 8
-    for first, second in zip(train[:4], train[4:], strict=True):
-        assert first.sentence == second.sentence
-        assert first.speaker != second.speaker
+@pytest.mark.parametrize("sentences", [3, 4, 6])
+def test_takes_are_the_same_sentences_by_other_speakers(sentences: int, tmp_path: Path) -> None:
+    corpus = replace(SMALL, speakers=3, sentences=sentences, takes=3)
+    train = [job for job in plan(corpus, tmp_path) if job.split == "train"]
+    takes = [train[start : start + sentences] for start in (0, sentences, 2 * sentences)]
+    assert (
+        [job.sentence for job in takes[0]] == [job.sentence for job in takes[1]] == [job.sentence for job in takes[2]]
+    )
+    for jobs in zip(*takes, strict=True):
+        assert len({job.speaker.name for job in jobs}) == 3
 
 
 def test_a_larger_corpus_is_tested_on_the_same_clips(tmp_path: Path) -> None:
