@@ -1,4 +1,4 @@
-# omni_avsr: `make` lists the targets. Needs Python 3.11 or newer with pip and venv, and nothing else.
+# omni_avsr: `make` lists the targets. Needs Python 3.11 or newer with pip and venv.
 
 VENV ?= .venv
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 		"and Ubuntu: apt-get install libgl1 libegl1 libgles2 libglib2.0-0" >&2; exit 1; }
 	@touch "$@"
 
-demo: setup  ## make a small corpus, train on it, measure and transcribe: about twelve minutes on two cores
+demo: setup  ## make a small corpus, train on it, measure and transcribe: about ten minutes on two cores
 	"$(VENV)/bin/python" experiments/000-demo/run.py $(DEMO_ARGS)
 
 demo-page: setup  ## take a picture of the page with the model of `make demo` (needs Chromium or Chrome)

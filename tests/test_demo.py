@@ -1,6 +1,7 @@
 """``make demo``: its commands fit together, it goes the whole way on a tiny scale, and goes on from what is there."""
 
 import importlib.util
+import json
 import os
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from helpers_commands import settings_of
 from helpers_llm import save_tiny_llm
 from helpers_scores import decoded
 
+from omni_avsr.data.manifest import read_manifest
 from omni_avsr.metrics import score
 from omni_avsr.report import read_report
 from omni_avsr.types import Modality, Task
@@ -79,7 +81,11 @@ def test_the_whole_way_and_once_more(tiny: list[str]) -> None:
         assert f"{number} of 4" in first.stdout
         assert f"$ omni-avsr {step} " in first.stdout
     assert "next: measure it on unseen sentences" in first.stdout
-    assert "What is said: " in first.stdout
+    said = first.stdout.partition("What is said: ")[2]
+    assert said.startswith(
+        next(c.text for c in read_manifest(output / "corpus" / "manifest.jsonl") if c.split == "test")
+    )
+    assert (output / "example.mp4").is_file()
     scores = read_report(output / "results" / "table.json").scores["test"]
     assert {s.setting.condition for s in scores} == {"matched", "shuffled inputs"}
     assert len(scores) == 2 * 8
@@ -94,6 +100,9 @@ def test_the_whole_way_and_once_more(tiny: list[str]) -> None:
     assert second.returncode == 0, second.stdout + second.stderr
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == trained
     assert "2 of 2 clips are scored already" in second.stdout
+    times = [json.loads((output / "times.json").read_text())[step] for step in STEPS]
+    assert all(spent > 0 for spent in times)
+    assert (output / "summary.md").read_text() != summary, "the second call's seconds are added to the first one's"
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ Every command goes on from what an earlier call left, so an interrupted demo is 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +32,8 @@ from omni_avsr.types import MATCHED, Clip, Task
 CEILINGS = {Task.ASR: 0.10, Task.VSR: 0.40, Task.AVSR: 0.10}
 SHUFFLED_FLOOR = 0.70
 """Word error rates that the model has to reach at every rate, and the least with inputs that belong to other clips."""
+
+TIMES = "times.json"
 
 CORPUS_SETTINGS = ("corpus.validation_sentences=16", "corpus.test_sentences=60")
 
@@ -55,26 +58,33 @@ def main() -> None:
     console.print(f"From nothing to a transcript in {len(steps)} steps; everything goes to {options.output}.")
     for number, step in enumerate(steps, 1):
         console.print(f"  {number}. {step.summary} ({step.about})", highlight=False)
-    seconds = []
+    times = read_times(options.output)
     for number, step in enumerate(steps, 1):
         after = f"next: {steps[number].summary}" if number < len(steps) else "the last step"
         console.rule(f"[bold]{number} of {len(steps)}: {step.summary}", align="left", style="dim")
-        console.print(f"{step.about}; {_clock(sum(seconds))} so far; {after}", highlight=False)
+        console.print(f"{step.about}; {_clock(sum(times.values()))} so far; {after}", highlight=False)
         begun = time.monotonic()
         if step is steps[-1]:
-            clip = write_example(options.output)
-            console.print(f"What is said: {clip.text}", highlight=False)
-        if status := _run(step.command):
+            console.print(f"What is said: {write_example(options.output).text}", highlight=False)
+        status = _run(step.command)
+        times[step.command[0]] = times.get(step.command[0], 0.0) + time.monotonic() - begun
+        write_atomically(options.output / TIMES, json.dumps(times))
+        if status:
             console.print(f"Step {number} failed, as said above. Once that is mended, the same call goes on from here.")
             sys.exit(status)
-        seconds.append(time.monotonic() - begun)
-    summary = to_markdown(steps, seconds, scores(options.output))
+    summary = to_markdown(steps, times, scores(options.output))
     write_atomically(options.output / "summary.md", summary)
     console.rule("[bold]done", align="left", style="dim")
     console.print(summary, markup=False, highlight=False)
     checkpoint = options.output / "run" / "checkpoint"
     console.print(f"Plots: {options.output}/results/*.png, learning curves: {options.output}/run/stages/*/*.png")
     console.print(f"A page to try it on: {_program()} demo --checkpoint {checkpoint}", highlight=False, soft_wrap=True)
+
+
+def read_times(output: Path) -> dict[str, float]:
+    """Seconds that each command took, over all calls so far."""
+    path = output / TIMES
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def plan(output: Path, corpus: Sequence[str] = CORPUS_SETTINGS, train: Sequence[str] = ()) -> list[Step]:
@@ -89,12 +99,12 @@ def plan(output: Path, corpus: Sequence[str] = CORPUS_SETTINGS, train: Sequence[
         ),
         Step(
             "train: lips, sounds, projectors, then all through the language model",
-            "about seven minutes, four stages",
+            "about seven minutes, in four stages",
             ("train", "experiment=demo", data, cache, f"output={run}", *train),
         ),
         Step(
             "measure it on unseen sentences, voices and faces",
-            "about two minutes",
+            "one or two minutes",
             ("evaluate", "data=manifest", data, f"checkpoint={run / 'checkpoint'}", f"output={output / 'results'}",
              "shuffle_inputs=true", "batch_size=30"),
         ),
@@ -139,12 +149,12 @@ def verdicts(found: Sequence[Score]) -> Iterator[tuple[str, float, str, bool]]:
     yield "inputs of another clip, lowest", guessed, f"at least {100 * SHUFFLED_FLOOR:.0f} %", guessed >= SHUFFLED_FLOOR
 
 
-def to_markdown(steps: Sequence[Step], seconds: Sequence[float], found: Sequence[Score]) -> str:
-    """The summary of a demo: how long this call's steps took, and what the model reached."""
+def to_markdown(steps: Sequence[Step], times: Mapping[str, float], found: Sequence[Score]) -> str:
+    """The summary of a demo: how long its steps took, over all calls, and what the model reached."""
     lines = ["| step | time |", "|---|---:|"]
-    lines += [f"| {step.summary} | {_clock(spent)} |" for step, spent in zip(steps, seconds, strict=True)]
+    lines += [f"| {step.summary} | {_clock(times[step.command[0]])} |" for step in steps]
     lines += [
-        f"| together | {_clock(sum(seconds))} |",
+        f"| together | {_clock(sum(times.values()))} |",
         "",
         "| word error rate | measured | wanted | |",
         "|---|---:|---:|---|",
