@@ -8,10 +8,10 @@ STAMP := $(VENV)/.omni-avsr-installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-page test check format bench clean
+.PHONY: help setup demo demo-record test check format bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create the environment (VENV, .venv by default) and install the project with everything its development needs
 
@@ -29,7 +29,9 @@ $(STAMP): pyproject.toml
 demo: setup  ## make a small corpus, train on it, measure and transcribe: about ten minutes on two cores
 	"$(VENV)/bin/python" experiments/000-demo/run.py $(DEMO_ARGS)
 
-demo-page: setup  ## take a picture of the page with the model of `make demo` (needs Chromium or Chrome)
+demo-record: setup  ## keep results of `make demo` and a picture of its page in experiments/000-demo (needs Chromium)
+	mkdir -p experiments/000-demo/results
+	cp runs/demo/summary.md runs/demo/results/* experiments/000-demo/results/
 	"$(VENV)/bin/python" experiments/000-demo/page.py runs/demo/run/checkpoint runs/demo/example.mp4 experiments/000-demo/page.png
 
 test: setup  ## run the tests

@@ -243,3 +243,11 @@ def _own_names(model: OmniAVSR) -> set[str]:
     if isinstance(model.config.audio_encoder, WhisperConfig):
         base.append("encoders.audio.encoder.")
     return {name for name in model.state_dict() if not name.startswith(tuple(base))}
+
+
+def on_device(model: OmniAVSR, device: str) -> OmniAVSR:
+    """The model on a device. ValueError: torch has no such device."""
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU, or a device that does not exist
+        raise ValueError(f"device {device} cannot be used: {error}") from error

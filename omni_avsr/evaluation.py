@@ -11,12 +11,11 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, read_info
+from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, on_device, read_info
 from omni_avsr.config import STRICT, DType
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.metrics import compare, score
-from omni_avsr.model import OmniAVSR
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
 from omni_avsr.provenance import bind_results, check_results, command_line, commit, file_sha256, today
 from omni_avsr.report import Report, write_report
@@ -64,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     if not tasks:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
     check_results(config.output, _origin(config, test_sets))
-    model = _on_device(load_checkpoint(config.checkpoint, config.llm_dtype), config.device)
+    model = on_device(load_checkpoint(config.checkpoint, config.llm_dtype), config.device)
     bind_results(config.output, _origin(config, test_sets))
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
@@ -94,13 +93,6 @@ def _complete(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
         found.setdefault(h.id, set()).add((h.task, h.rates, h.snr_db, h.condition))
     every = set().union(*found.values())
     return [h for h in hypotheses if found[h.id] == every]
-
-
-def _on_device(model: OmniAVSR, device: str) -> OmniAVSR:
-    try:
-        return model.to(device)
-    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU, or a device that does not exist
-        raise ValueError(f"device={device} cannot be used: {error}") from error
 
 
 def _origin(config: EvaluateConfig, test_sets: Mapping[str, Sequence[Clip]]) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from omni_avsr.checkpoint import load_checkpoint, read_info, save_checkpoint
+from omni_avsr.checkpoint import load_checkpoint, on_device, read_info, save_checkpoint
 from omni_avsr.compression import all_rates
 from omni_avsr.config import DType
 from omni_avsr.encoders.access import max_seconds
@@ -272,8 +272,9 @@ def load(
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: the folder is no checkpoint, or its base models are missing or others than it was trained on.
+        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, or there
+            is no such device.
     """
     path = checkpoint_folder(folder, revision)
     model, info = load_checkpoint(path, llm_dtype), read_info(path)
-    return Transcriber(model.to(device), info.training, face_model, info.trained_base)
+    return Transcriber(on_device(model, device), info.training, face_model, info.trained_base)

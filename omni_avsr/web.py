@@ -95,16 +95,17 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
             [video, sound, task, audio_rate, video_rate],
             [mouth, text, words, cost, table],
             api_name="transcribe",
+            concurrency_limit=1,  # adapters are switched on the model itself: visitors take turns
         )
     return page
 
 
-def launch(page: gr.Blocks, host: str, port: int | None, block: bool = True) -> str:
-    """Serve the page; returns its address (at once when ``block`` is false)."""
+def launch(page: gr.Blocks, host: str, port: int | None) -> str:
+    """Serve the page from another thread; returns its address. OSError: the port is taken."""
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         quiet=True,
         theme=gr.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
     )
@@ -126,7 +127,9 @@ def show(transcriber: Transcriber, path: Path, task: TaskChoice, rates: Rates, f
     chosen, writing = _timed(partial(transcriber.of_recording, recording, options))
     rows: list[list[str | float]] = []
     for _, pair in settings_of(transcriber.model, [recording.task]):
-        transcript, seconds = _timed(partial(transcriber.of_recording, recording, replace(options, rates=pair)))
+        transcript, seconds = chosen, writing
+        if pair.label(recording.task) != rates.label(recording.task):
+            transcript, seconds = _timed(partial(transcriber.of_recording, recording, replace(options, rates=pair)))
         tokens = [transcript.num_tokens.get(modality, 0) for modality in Modality]
         rows.append([pair.label(recording.task), transcript.text, *tokens, round(seconds, 2)])
     return Shown(

@@ -170,6 +170,14 @@ def stage_values(kind: str, num_steps: int, accumulation: int = 1, **changes: An
     } | changes
 
 
+STAGES = ("video_ctc", "audio_ctc", "projector", "joint")
+
+
+def all_stages(**changes: Any) -> dict[str, Any]:
+    """Two steps of every kind of stage, by its kind."""
+    return {kind: stage_values(kind, 2, validate_every=2, **changes) for kind in STAGES}
+
+
 def run_values(folder: Path, output: Path, stages: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Settings of a run on ``write_corpus(folder / "corpus")``, as plain values that JSON can hold."""
     corpus = folder / "corpus"

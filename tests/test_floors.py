@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "files", "provenance", "weights"),
     ("media", "features", "normalize", "transcript", "windows"),
-    ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "flops", "scaling"),
+    ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
     ("model", "build", "stages", "model_card"),
@@ -30,7 +30,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "conditions",
         "transcribe",
         "web",
-        "edge",
     ),
     ("cli", "__init__"),
 )

@@ -32,7 +32,7 @@ def main() -> None:
     if browser is None:
         sys.exit("no browser: install chromium, or name one in OMNI_AVSR_BROWSER")
     page = build_page(load(options.checkpoint))
-    take_picture(launch(page, "127.0.0.1", None, block=False), options.clip, options.picture, browser)
+    take_picture(launch(page, "127.0.0.1", None), options.clip, options.picture, browser)
     page.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Serve the page until it is interrupted; exits with 1 when the checkpoint cannot be loaded."""
+    """Serve the page until it is interrupted; exits with 1 where there is no checkpoint, device or free port."""
     options = parser().parse_args()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from omni_avsr.transcribe import load
@@ -17,10 +17,11 @@ def main() -> None:
 
     try:
         page = build_page(load(options.checkpoint, options.device, face_model=options.face_model))
-    except ValueError as error:
+        address = launch(page, options.host, options.port)
+    except (ValueError, OSError) as error:
         sys.exit(f"omni-avsr demo: {error}")
-    sys.stderr.write(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends it\n")
-    launch(page, options.host, options.port)
+    sys.stderr.write(f"open {address} in a browser; Ctrl-C ends it\n")
+    page.block_thread()
 
 
 def parser() -> argparse.ArgumentParser:

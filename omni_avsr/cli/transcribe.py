@@ -18,7 +18,6 @@ from omni_avsr.transcript import Transcript, formatted
 from omni_avsr.types import Rates, Task
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
-DEVICE_ERRORS = (AssertionError, RuntimeError)
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False)
     try:
         _check(options)
-        transcriber = _load(options)
+        transcriber = load(options.checkpoint, options.device, face_model=options.face_model)
         failed = _run(transcriber, options, errors)
     except ValueError as error:
         sys.exit(f"omni-avsr transcribe: {error}")
@@ -70,13 +69,6 @@ def _check(options: argparse.Namespace) -> None:
     names = [file.stem for file in options.files]
     if options.output is not None and (doubled := sorted({name for name in names if names.count(name) > 1})):
         raise ValueError(f"several files are named {', '.join(doubled)}; their transcripts would overwrite each other")
-
-
-def _load(options: argparse.Namespace) -> Transcriber:
-    try:
-        return load(options.checkpoint, options.device, face_model=options.face_model)
-    except DEVICE_ERRORS as error:
-        raise ValueError(f"--device {options.device} cannot be used: {error}") from error
 
 
 def _settings(options: argparse.Namespace, transcriber: Transcriber) -> TranscribeOptions:

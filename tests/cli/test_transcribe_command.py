@@ -107,7 +107,7 @@ def test_json_subtitles_and_text_go_to_files(call: Callable[..., Done], tmp_path
     [
         (["both.mkv", "--audio-rate", "3"], 1, r"audio rate 3 was not trained; choose one of [2, 5]"),
         (["both.mkv", "--checkpoint", "other"], 1, "is no checkpoint"),
-        (["both.mkv", "--device", "cuda:7"], 1, "--device cuda:7 cannot be used"),
+        (["both.mkv", "--device", "cuda:7"], 1, "device cuda:7 cannot be used"),
         (["both.mkv", "sound.wav", "--format", "srt"], 1, "--output FOLDER"),
         (["sound.wav", "other/sound.wav", "--output", "out"], 1, "several files are named sound"),
         (["both.mkv", "--task", "lips"], 2, "invalid choice: 'lips'"),
