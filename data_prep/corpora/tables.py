@@ -30,7 +30,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[Row]:
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     try:
         header = _cells(lines[0].decode() if lines else "", comma)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}:1: the header cannot be read ({error}); the table must be UTF-8") from error
     missing = [column for column in columns if column not in header]
     if missing:
