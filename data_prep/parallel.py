@@ -1,67 +1,94 @@
-"""Many small jobs over processes of one thread each, with progress; a job that fails costs only itself."""
+"""Many small jobs over processes of one thread each, with progress; a job that fails, hangs or crashes costs itself."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data_prep.rejection import Problem, ProblemError, Reason
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+JOBS_AHEAD = 8
+"""Jobs that wait for each worker, so that none waits for a job; more would only slow the pool down."""
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, num_done: int = 0, progress: bool = True
-) -> Iterator[tuple[Job, Result | str]]:
-    """Jobs with their results, as they get finished; in place of the result of one that failed, the reason.
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    num_done: int = 0,
+    progress: bool = True,
+    time_limit: float | None = None,
+) -> Iterator[tuple[Job, Result | Problem]]:
+    """Jobs with their results, as they get finished; in place of the result of one that failed, its problem.
 
     Args:
         function: runs in the workers, so it must be importable, and jobs and results must be picklable.
-        workers: processes.
+        workers: processes. One that dies, or is killed at the time limit, is replaced.
         num_done: jobs that were finished before, which the progress display counts too.
-
-    Raises:
-        ChildProcessError: a worker died.
+        time_limit: seconds for one job.
     """
     if not jobs:
         return
     columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    waiting = iter(jobs)
+    running: dict[ProcessFuture, Job] = {}
     with (
         _one_thread_per_worker(),
-        ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-        ) as pool,
+        _pool(workers) as pool,
         Progress(*columns, disable=not progress) as display,
     ):
         task = display.add_task("clips", total=num_done + len(jobs), completed=num_done)
-        futures = {pool.submit(_attempt, function, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+        while True:
+            while len(running) < workers * JOBS_AHEAD and (job := next(waiting, None)) is not None:
+                running[pool.schedule(function, args=[job], timeout=time_limit)] = job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), _result(future, time_limit)
                 display.advance(task)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "a worker died at once (out of memory, or a crash inside a decoder); finished clips are kept, run "
-                "again to go on"
-            ) from error
-        finally:
-            # Without it an interrupted run would first work through all that was queued.
-            pool.shutdown(cancel_futures=True)
 
 
-def _attempt(function: Callable[[Job], Result], job: Job) -> Result | str:
-    """``function(job)``, with the reason in place of an exception."""
+def _result(future: ProcessFuture, time_limit: float | None) -> object:
+    """What the job gave, or what went wrong with it."""
     try:
-        return function(job)
+        return future.result()
+    except TimeoutError:
+        return Problem(Reason.TIMEOUT, f"not done after {time_limit:g} s (time_limit)")
+    except ProcessExpired as error:
+        died = f"its process died with exit code {error.exitcode}: out of memory, or a crash inside a decoder"
+        return Problem(Reason.WORKER_DIED, died)
+    except ProblemError as error:
+        return error.problem
     except Exception as error:  # one bad file among thousands must not end the run, whatever library it upsets
-        return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return Problem(Reason.FAILED, detail)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPool]:
+    pool = ProcessPool(
+        max_workers=workers,
+        context=multiprocessing.get_context("spawn"),
+        initializer=cv2.setNumThreads,
+        initargs=[1],
+    )
+    try:
+        yield pool
+        pool.close()
+    finally:
+        # After an interruption what is running or queued is given up; after close() there is nothing left.
+        pool.stop()
+        pool.join()
 
 
 @contextmanager

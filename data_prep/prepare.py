@@ -2,130 +2,231 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from data_prep.clip import ClipJob, ClipRecord, finished, prepare_clip
+from data_prep.checks import find_problems
+from data_prep.clip import ClipJob, ClipRecord, ClipSettings, outcome, prepare_clip
+from data_prep.corpora.source import SourceClip
 from data_prep.parallel import run_jobs
-from data_prep.sources import SourceClip
-from omni_avsr.data.manifest import write_manifest
-from omni_avsr.files import write_atomically
+from data_prep.quality.page import write_quality_page
+from data_prep.rejection import Problem, Reason, Rejection
+from data_prep.shards import MANIFEST_NAME, Shard, write_shard
+from data_prep.tars import member_key, pack, stored_media
+from omni_avsr import archive
 from omni_avsr.types import Clip
 
-MANIFEST_NAME = "manifest.jsonl"
-FAILED_NAME = "failed.jsonl"
+QUALITY_PAGE_NAME = "quality.html"
+TARS_FOLDER = "tars"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """face_model: MediaPipe's face_landmarker.task; None will do for audio alone. workers: processes of one thread.
+    """How a corpus is prepared.
 
-    lossless: keep every pixel of the crops (about 57 kB a second); otherwise x264 at ``crf`` (12: about 12 kB).
+    workers: processes of one thread.
+    shard: the part of the corpus that this run prepares.
+    clips_per_tar: pack the media into tars of so many clips; None leaves them in files of their own.
+    time_limit: seconds for one clip, after which it is given up.
+    max_characters: a longer transcript is rejected.
     """
 
-    face_model: Path | None = None
+    clips: ClipSettings = field(default_factory=ClipSettings)
     workers: int = 1
-    lossless: bool = True
-    crf: int = 12
+    shard: Shard = field(default_factory=Shard)
+    clips_per_tar: int | None = None
+    time_limit: float = 300.0
+    max_characters: int = 1000
     progress: bool = True
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A clip that could not be prepared; one line of failed.jsonl."""
-
-    id: str
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class PrepareReport:
-    """What a run did: clips made now, clips found finished, and the ones that failed, sorted by id."""
+    """What a run did: clips made now, clips found finished, and the rejected ones, sorted by id; ``page``, the quality
+    page, is of whole corpora only. ``seconds`` of work, ``media_seconds`` of the clips made now."""
 
     manifest: Path
+    page: Path | None
     num_prepared: int
     num_finished_before: int
-    failures: tuple[Failure, ...]
+    rejections: tuple[Rejection, ...]
     seconds: float
+    media_seconds: float
+
+    @property
+    def num_clips(self) -> int:
+        return self.num_prepared + self.num_finished_before
+
+    @property
+    def rejected_share(self) -> float:
+        """Of all the clips that this run was to prepare."""
+        return len(self.rejections) / max(1, self.num_clips + len(self.rejections))
 
 
 def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions) -> PrepareReport:
-    """Write ``output``/{video,audio}/<id>.{mp4,flac} and ``output``/manifest.jsonl for all sources.
+    """Write ``output``/{video,audio}/<id>.{mp4,flac}, or tars of them, with manifest, rejections and quality page.
 
-    Clips finished by an earlier run are skipped, unless their source or the options for the crops have changed. A
-    clip that fails is logged and listed in ``output``/failed.jsonl, and the others go on; the next run tries it again.
-    The manifest is sorted by id and depends only on the sources. ValueError for ids that collide or leave ``output``,
-    and for options that make no sense.
+    Clips that an earlier run finished are skipped, and so are those it found unusable, unless their file or the
+    settings have changed. A clip that cannot be used is logged and listed in rejected.jsonl, and the others go on;
+    every source clip is in the manifest or among the rejected. The manifest is sorted by id and depends only on the
+    sources and the settings. A shard writes its manifest below ``output``/shards, for ``merge_shards``.
+
+    Raises:
+        ValueError: there is nothing to prepare, or an option makes no sense.
     """
     begun = time.monotonic()
-    _check(sources, options)
-    output.mkdir(parents=True, exist_ok=True)
-    failures = {s.id: Failure(s.id, str(s.media), s.problem) for s in sources if s.problem is not None}
-    jobs = {
-        s.id: ClipJob(s.id, s.media, output, options.face_model, options.lossless, options.crf)
-        for s in sources
-        if s.id not in failures
-    }
-    records = {id: record for id, job in jobs.items() if (record := finished(job)) is not None}
-    num_finished_before = len(records)
-    for failure in failures.values():
-        logger.warning("clip %s: %s", failure.id, failure.reason)
-    unfinished = [job for id, job in jobs.items() if id not in records]
-    for job, result in run_jobs(prepare_clip, unfinished, options.workers, num_finished_before, options.progress):
-        if isinstance(result, ClipRecord):
-            records[job.id] = result
-        else:
-            failures[job.id] = Failure(job.id, str(job.media), result)
-            logger.warning("clip %s: %s", job.id, result)
-    clips = [_clip(s, jobs[s.id], records[s.id]) for s in sorted(sources, key=lambda s: s.id) if s.id in records]
-    failed = tuple(failures[id] for id in sorted(failures))
-    write_manifest(output / MANIFEST_NAME, clips)
-    write_atomically(output / FAILED_NAME, "".join(f"{json.dumps(asdict(failure))}\n" for failure in failed))
-    if not clips:
-        raise ValueError(f"none of {len(sources)} clips could be prepared; the reasons are in {output / FAILED_NAME}")
-    return PrepareReport(
-        manifest=output / MANIFEST_NAME,
-        num_prepared=len(records) - num_finished_before,
-        num_finished_before=num_finished_before,
-        failures=failed,
-        seconds=time.monotonic() - begun,
-    )
-
-
-def _check(sources: Sequence[SourceClip], options: PrepareOptions) -> None:
     if not sources:
         raise ValueError("no clips to prepare")
     if options.workers < 1:
         raise ValueError(f"workers must be at least 1, got {options.workers}")
-    if options.face_model is not None and not options.face_model.is_file():
-        raise ValueError(f"face model {options.face_model} does not exist")
-    media_of: dict[str, Path] = {}
-    for source in sources:
-        parts = PurePosixPath(source.id).parts
-        if not parts or PurePosixPath(source.id).is_absolute() or ".." in parts:
-            raise ValueError(f"{source.media}: the id {source.id!r} is no path inside the output folder")
-        if source.id in media_of:
-            raise ValueError(f"{source.media} and {media_of[source.id]} would both become clip {source.id!r}")
-        media_of[source.id] = source.media
+    sources = sorted(sources, key=lambda source: source.id)
+    problems = find_problems(sources, options.max_characters)
+    shard = options.shard
+    part = range(shard.index, len(sources), shard.count)
+    rejections = {place: problem for place in part if (problem := problems[place]) is not None}
+    good = {sources[place].id: place for place in part if place not in rejections}
+
+    jobs = {id: _job(sources[place], output, options) for id, place in good.items() if not _is_cropped(sources[place])}
+    scratch = _scratch(output, shard)
+    _remove_scratch(scratch)  # what a killed run left
+    packed = stored_media(output / TARS_FOLDER)
+    known = {id: result for id, job in jobs.items() if (result := _finished(job, packed)) is not None}
+    results: dict[str, ClipRecord | Problem] = dict(known)
+    for place in rejections:
+        _log(sources[place], rejections[place])
+    for id, result in known.items():
+        if isinstance(result, Problem):
+            _log(sources[good[id]], result)
+    todo = [job for id, job in jobs.items() if id not in known]
+    for job, result in run_jobs(prepare_clip, todo, options.workers, len(known), options.progress, options.time_limit):
+        results[job.id] = result
+        if isinstance(result, Problem):
+            _log(sources[good[job.id]], result)
+    _remove_scratch(scratch)
+
+    clips = []
+    for id, place in good.items():
+        made = _imported(sources[place]) if id not in jobs else _clip(sources[place], jobs[id], results[id], packed)
+        if isinstance(made, Problem):
+            rejections[place] = made
+        else:
+            clips.append(made)
+    if options.clips_per_tar is not None:
+        places = {sources[place].id: number // options.clips_per_tar for number, place in enumerate(part)}
+        clips = pack(clips, places, output / TARS_FOLDER, f"{shard.index:03d}-")
+    rejected = tuple(_rejection(sources[place], rejections[place]) for place in sorted(rejections))
+    write_shard(output, shard, [source.id for source in sources], clips, rejected)
+    page = None
+    if shard.count == 1:
+        page = output / QUALITY_PAGE_NAME
+        write_quality_page(page, clips, rejected, output.name)
+    new = [results[job.id] for job in todo]
+    num_prepared = sum(isinstance(result, ClipRecord) for result in new)
+    return PrepareReport(
+        manifest=shard.folder(output) / MANIFEST_NAME,
+        page=page,
+        num_prepared=num_prepared,
+        num_finished_before=len(clips) - num_prepared,
+        rejections=rejected,
+        seconds=time.monotonic() - begun,
+        media_seconds=sum(result.seconds for result in new if isinstance(result, ClipRecord)),
+    )
 
 
-def _clip(source: SourceClip, job: ClipJob, record: ClipRecord) -> Clip:
+def _is_cropped(source: SourceClip) -> bool:
+    return source.cropped_frames is not None
+
+
+def _job(source: SourceClip, output: Path, options: PrepareOptions) -> ClipJob:
+    return ClipJob(
+        id=source.id,
+        media=source.media,
+        output=output,
+        scratch=_scratch(output, options.shard),
+        settings=options.clips,
+        audio=source.audio,
+        span=source.span,
+        needs_audio=source.needs_audio,
+        needs_video=source.needs_video,
+    )
+
+
+def _scratch(output: Path, shard: Shard) -> Path:
+    """Where the shard's unfinished files are: apart from finished ones, and from those of shards that run beside it."""
+    return output / "scratch" / shard.name
+
+
+def _remove_scratch(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # other shards may be at work beside it
+        folder.parent.rmdir()
+
+
+def _finished(job: ClipJob, packed: Mapping[str, Path]) -> ClipRecord | Problem | None:
+    """What an earlier run made of the clip, if its media are still there; a missing source needs no worker either."""
+    if missing := next((file for file in (job.media, job.audio) if file and not archive.is_file(file)), None):
+        return Problem(Reason.MISSING_FILE, f"{missing}: no such file")
+    result = outcome(job)
+    if not isinstance(result, ClipRecord):
+        return result
+    audio_is_there = not result.has_audio or _place(job, job.audio_file, packed) is not None
+    video_is_there = not result.frames or _place(job, job.video_file, packed) is not None
+    return result if audio_is_there and video_is_there else None
+
+
+def _place(job: ClipJob, file: Path, packed: Mapping[str, Path]) -> Path | None:
+    """Where a clip's file is: in its own place, or in a tar."""
+    return file if file.is_file() else packed.get(f"{member_key(job.id)}{file.suffix}")
+
+
+def _clip(source: SourceClip, job: ClipJob, result: ClipRecord | Problem, packed: Mapping[str, Path]) -> Clip | Problem:
+    if isinstance(result, Problem):
+        return result
     return Clip(
         id=source.id,
         text=source.text,
         split=source.split,
-        seconds=record.seconds,
-        audio=job.audio if record.has_audio else None,
-        video=job.video if record.frames else None,
-        num_frames=record.frames,
+        seconds=result.seconds,
+        audio=_place(job, job.audio_file, packed) if result.has_audio else None,
+        video=_place(job, job.video_file, packed) if result.frames else None,
+        num_frames=result.frames,
         speaker=source.speaker,
         words=source.words,
-        quality=record.quality,
+        quality=result.quality,
     )
+
+
+def _imported(source: SourceClip) -> Clip | Problem:
+    """A clip that was cropped elsewhere: its files stay where they are."""
+    if not source.media.is_file():
+        return Problem(Reason.MISSING_FILE, f"{source.media}: no such file")
+    if not source.cropped_frames or not source.seconds:
+        return Problem(Reason.BAD_LABEL, f"{source.media}: has no frames, by its labels")
+    return Clip(
+        id=source.id,
+        text=source.text,
+        split=source.split,
+        seconds=source.seconds,
+        audio=source.audio,
+        video=source.media,
+        num_frames=source.cropped_frames,
+        speaker=source.speaker,
+        words=source.words,
+    )
+
+
+def _rejection(source: SourceClip, problem: Problem) -> Rejection:
+    return Rejection(source.id, str(source.media), problem.reason, problem.detail)
+
+
+def _log(source: SourceClip, problem: Problem) -> None:
+    # A name may hold bytes that are no text, which a log cannot write.
+    line = f"clip {source.id}: {problem.detail}"
+    logger.warning("%s", line.encode(errors="backslashreplace").decode())

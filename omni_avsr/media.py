@@ -6,10 +6,12 @@ count from there, so that ``video[k]`` belongs to ``audio[k * 16000 / fps :]`` e
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
+from omni_avsr import archive
 from omni_avsr.files import replacing
 
 SAMPLE_RATE = 16_000
@@ -27,8 +30,14 @@ FRAME_RATE = 25.0
 
 # Several containers round timestamps to a millisecond: a frame that starts this much late is still on time.
 _TIMESTAMP_TOLERANCE = 1e-3
+# A longer pause between two frames is a broken timestamp, which would be filled with copies of one frame for ever.
+_LONGEST_PAUSE = 600.0
+# Above 8K a frame is an attack or a mistake; FFmpeg refuses it before memory is asked for.
+_MAX_PIXELS = 7680 * 4320
 _AUDIO_CODECS = {".flac": "flac", ".wav": "pcm_s16le"}
 _Kind = Literal["audio", "video"]
+Span = tuple[float, float]
+"""A stretch of a file: its start and its end (exclusive), in seconds."""
 
 
 class MediaError(ValueError):
@@ -54,10 +63,11 @@ def duration(path: str | os.PathLike[str]) -> float:
         return container.duration / av.time_base if container.duration else 0.0
 
 
-def read_audio(path: str | os.PathLike[str]) -> np.ndarray:
+def read_audio(path: str | os.PathLike[str], span: Span | None = None) -> np.ndarray:
     """The first audio stream of any container as float32 [samples], 16 kHz, channels averaged, full scale = 1.
 
-    Silence is put in front when the file's video starts before its audio. Raises MediaError.
+    Silence is put in front when the file's video starts before its audio. With ``span``, that stretch, as far as the
+    file goes. Raises MediaError.
     """
     start = _common_start(path)
     resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
@@ -74,7 +84,15 @@ def read_audio(path: str | os.PathLike[str]) -> np.ndarray:
     samples = np.concatenate(chunks, axis=1).mean(axis=0, dtype=np.float32) if chunks else np.zeros(0, np.float32)
     if offset is None or not len(samples):
         raise MediaError(f"{path}: the audio stream holds no samples")
-    return np.concatenate([np.zeros(max(0, round(offset * SAMPLE_RATE)), np.float32), samples])
+    if offset > _LONGEST_PAUSE:
+        raise MediaError(f"{path}: the audio starts {offset:.0f} s after the video; its timestamps are broken")
+    samples = np.concatenate([np.zeros(max(0, round(offset * SAMPLE_RATE)), np.float32), samples])
+    if span is None:
+        return samples
+    first, stop = (round(time * SAMPLE_RATE) for time in span)
+    if first >= len(samples):
+        raise MediaError(f"{path}: the audio ends after {len(samples) / SAMPLE_RATE:.2f} s, before {span[0]:.2f} s")
+    return samples[first:stop]
 
 
 def read_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool = False) -> np.ndarray:
@@ -82,36 +100,53 @@ def read_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool
     return np.stack(list(iter_video(path, fps, grey)))
 
 
-def iter_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool = False) -> Iterator[np.ndarray]:
+def iter_video(
+    path: str | os.PathLike[str],
+    fps: float = FRAME_RATE,
+    grey: bool = False,
+    span: Span | None = None,
+    every: int = 1,
+) -> Iterator[np.ndarray]:
     """Frames of the first video stream, resampled to ``fps`` by their timestamps, one by one.
 
     Output frame k is the source frame on show at time k / fps, so a source of another or of a variable rate stays in
     sync with its audio. Yields uint8 [H, W, 3] (RGB) or [H, W], contiguous, turned upright when the file asks for a
-    rotation. A frame that is shown twice is yielded twice as the same array. Raises MediaError.
+    rotation. A frame that is shown twice is yielded twice as the same array.
+
+    Args:
+        span: the stretch to read, from whose start the time is counted.
+        every: yield output frames 0, every, 2 * every... only; the others are never converted to pixels.
+
+    Raises:
+        MediaError: the file cannot be read, or ends before the span.
     """
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}")
-    start = _common_start(path)
+    first, stop = span or (0.0, math.inf)
+    start = _common_start(path) + first
+    last = stop - first
     shown: av.VideoFrame | None = None
     time = end = 0.0
     count = 0
     with _open(path) as container, _decoding(path, "video"):
         stream = _stream(container, path, "video")
         for frame in container.decode(stream):
+            before = time
             time = frame.time - start if frame.time is not None else end
-            if shown is not None and count / fps < time - _TIMESTAMP_TOLERANCE:
-                pixels = _pixels(shown, grey)
-                while count / fps < time - _TIMESTAMP_TOLERANCE:
-                    yield pixels
-                    count += 1
+            if shown is not None:
+                if time - before > _LONGEST_PAUSE:
+                    raise MediaError(f"{path}: a frame comes {time - before:.0f} s after the one before it")
+                yield from _shown(shown, count, _frames_before(min(time, last), fps), grey, every)
+                count = max(count, _frames_before(min(time, last), fps))
+            if count / fps >= last - _TIMESTAMP_TOLERANCE:
+                return
             shown = frame
             end = time + _frame_seconds(frame, stream, fps)
         if shown is None:
             raise MediaError(f"{path}: the video stream holds no frames")
-        pixels = _pixels(shown, grey)
-        while count == 0 or count / fps < end - _TIMESTAMP_TOLERANCE:
-            yield pixels
-            count += 1
+        if span is not None and end <= 0:
+            raise MediaError(f"{path}: the video ends after {end + first:.2f} s, before {first:.2f} s")
+        yield from _shown(shown, count, max(1, _frames_before(min(end, last), fps)), grey, every)
 
 
 def write_audio(path: str | os.PathLike[str], samples: np.ndarray) -> None:
@@ -159,7 +194,7 @@ def write_video(
     options = {"qp": "0"} if lossless else {"crf": str(crf), "mbtree": "0"}
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = container.add_stream(
-            codec, rate=Fraction(fps).limit_denominator(1001), options={**options, "preset": "medium"}
+            codec, rate=Fraction(fps).limit_denominator(1001), options={**options, "preset": "veryfast"}
         )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
@@ -172,6 +207,20 @@ def write_video(
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _frames_before(time: float, fps: float) -> int:
+    """How many output frames, the first at time 0, are due before ``time``."""
+    return max(0, math.ceil((time - _TIMESTAMP_TOLERANCE) * fps))
+
+
+def _shown(frame: av.VideoFrame, first: int, stop: int, grey: bool, every: int) -> Iterator[np.ndarray]:
+    """The pixels of ``frame`` for each output frame of ``first`` to ``stop`` that is asked for."""
+    wanted = [number for number in range(first, stop) if number % every == 0]
+    pixels = _pixels(frame, grey) if wanted else None
+    for _ in wanted:
+        assert pixels is not None
+        yield pixels
 
 
 def _pixels(frame: av.VideoFrame, grey: bool) -> np.ndarray:
@@ -214,21 +263,25 @@ def _stream(container: av.container.InputContainer, path: str | os.PathLike[str]
         raise MediaError(f"{path}: the file has no {kind} stream")
     # Many small files are read by many processes; threads inside a decoder would only compete with them.
     streams[0].codec_context.thread_count = 1
+    if kind == "video":
+        streams[0].codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
     return streams[0]
 
 
 @contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
-    if not os.path.isfile(path):
+    if not archive.is_file(path):
         raise MediaError(f"{path}: no such file")
-    if not os.path.getsize(path):
-        raise MediaError(f"{path}: the file is empty")
-    try:
-        container = av.open(os.fspath(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{path}: not a readable media file ({_reason(error)})") from error
-    with container:
-        yield container
+    with archive.open_file(path) as source:
+        if not source.seek(0, os.SEEK_END):
+            raise MediaError(f"{path}: the file is empty")
+        source.seek(0)
+        try:
+            container = av.open(source if isinstance(source, BytesIO) else os.fspath(path))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"{path}: not a readable media file ({_reason(error)})") from error
+        with container:
+            yield container
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from pydantic.dataclasses import dataclass as settings
 
 from data_prep.clip import SAMPLES_PER_FRAME, fit_length
 from data_prep.parallel import run_jobs
+from data_prep.rejection import Problem
+from data_prep.shards import MANIFEST_NAME
 from data_prep.synthetic.face import Face, draw_face, draw_motion, render
 from data_prep.synthetic.grammar import NUM_SENTENCES, draw_sentences, sentence
 from data_prep.synthetic.visemes import mouth_track
@@ -31,7 +33,6 @@ from omni_avsr.media import FRAME_RATE, write_audio, write_video
 from omni_avsr.types import Clip, Word
 
 RECIPE_VERSION = 2
-MANIFEST_NAME = "manifest.jsonl"
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 VARIANTS = (
@@ -112,8 +113,8 @@ def synthesize(corpus: SyntheticCorpus, output: Path, workers: int = 1, progress
     num_before, failures = len(clips), {}
     new = {job.id for job in jobs} - clips.keys()
     for job, result in run_jobs(make_clip, [job for job in jobs if job.id in new], workers, num_before, progress):
-        if isinstance(result, str):
-            failures[job.id] = result
+        if isinstance(result, Problem):
+            failures[job.id] = result.detail
         else:
             clips[job.id] = result
     if failures:

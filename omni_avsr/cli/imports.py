@@ -11,6 +11,7 @@ from data_prep.corpora.auto_avsr import Sound, read_auto_avsr
 from data_prep.corpora.avhubert import Move, read_avhubert
 from data_prep.corpora.muavic import read_muavic
 from data_prep.corpora.source import SourceClip
+from data_prep.corpora.splits import with_validation
 from omni_avsr.config import STRICT
 
 
@@ -30,7 +31,7 @@ class AutoAvsrImport:
 
     def clips(self, source: Path) -> list[SourceClip]:
         files = {"train": self.train, "validation": self.validation, "test": self.test}
-        return read_auto_avsr(source, files, self.units, self.sound)
+        return with_validation(read_auto_avsr(source, files, self.units, self.sound))
 
 
 @dataclass(frozen=True, config=STRICT)

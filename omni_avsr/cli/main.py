@@ -9,7 +9,9 @@ EXTRAS = {
     "train": "train",
     "evaluate": "train",
     "prepare": "prepare",
+    "merge": "prepare",
     "splice": "prepare",
+    "noise": "prepare",
     "transcribe": "prepare",
     "demo": "demo",
 }
@@ -19,9 +21,11 @@ COMMANDS = {
     "train": "train the stages of an experiment (Hydra key=value)",
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
     "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
+    "merge": "make one manifest of the shards of a preparation",
     "transcribe": "write down what is said in audio and video files",
     "demo": "serve a page to try a checkpoint on",
     "splice": "make new training clips from pieces of prepared ones",
+    "noise": "prepare noise to train and to test in, or mix babble",
 }
 
 

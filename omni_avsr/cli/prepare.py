@@ -10,55 +10,74 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from data_prep.grid import read_grid
-from data_prep.prepare import FAILED_NAME, PrepareOptions, prepare
-from data_prep.sources import SourceClip, read_folder
+from data_prep.clip import ClipSettings
+from data_prep.corpora.source import SourceClip
+from data_prep.prepare import PrepareOptions, PrepareReport, prepare
+from data_prep.shards import REJECTED_NAME, Shard
 from data_prep.synthetic.corpus import SyntheticCorpus, synthesize
+from omni_avsr.cli.corpora import (
+    FolderCorpus,
+    GridCorpus,
+    LibriSpeechCorpus,
+    LombardGridCorpus,
+    Lrs2Corpus,
+    Lrs3Corpus,
+)
 from omni_avsr.cli.hydra_app import hydra_command
+from omni_avsr.cli.imports import AutoAvsrImport, AvHubertImport, MuavicImport
 from omni_avsr.config import STRICT, Positive, from_mapping
-from omni_avsr.media import MediaError, probe
 from omni_avsr.mouth.face_model import find_face_model
+from omni_avsr.mouth.video import FaceFinder
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, config=STRICT)
-class GridCorpus:
-    """GRID as ``read_grid`` expects it; ``split`` is for all clips when there is no split.tsv."""
-
-    kind: Literal["grid"] = "grid"
-    split: str = "train"
-
-    def clips(self, source: Path) -> list[SourceClip]:
-        return read_grid(source, self.split)
-
-
-@dataclass(frozen=True, config=STRICT)
-class FolderCorpus:
-    """A folder with a table of its files, as ``read_folder`` expects it."""
-
-    kind: Literal["folder"] = "folder"
-    table: str = "transcripts.tsv"
-    split: str = "test"
-
-    def clips(self, source: Path) -> list[SourceClip]:
-        return read_folder(source, self.table, self.split)
+AUDIO_SUFFIXES = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
+Share = Annotated[float, Field(ge=0, le=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+AnyCorpus = (
+    FolderCorpus
+    | GridCorpus
+    | LombardGridCorpus
+    | Lrs2Corpus
+    | Lrs3Corpus
+    | LibriSpeechCorpus
+    | AutoAvsrImport
+    | AvHubertImport
+    | MuavicImport
+    | SyntheticCorpus
+)
 
 
 @dataclass(frozen=True, config=STRICT)
 class PrepareConfig:
-    """A corpus in ``source`` goes to ``output``. ``workers`` None is one process per core; the rest: PrepareOptions.
+    """A corpus in ``source`` goes to ``output``. ``workers`` None is one process per core.
 
-    A synthetic corpus has no source, and needs no face model.
+    finder, grey, lossless, crf, min_detected, max_seconds, max_megabytes: as in ``ClipSettings``; time_limit,
+    max_characters, clips_per_tar: as in ``PrepareOptions``. storage: media in files of their own, or in tars.
+    shard: ``i/n``, i from 0, the part that this job of an array does; ``omni-avsr merge`` makes one manifest of all.
+    max_rejected: the run ends with an error, after everything is written, if a larger share of clips was rejected.
+
+    A synthetic corpus has no source, and needs no face model; of the settings of clips it heeds none.
     """
 
-    corpus: Annotated[GridCorpus | FolderCorpus | SyntheticCorpus, Field(discriminator="kind")]
+    corpus: Annotated[AnyCorpus, Field(discriminator="kind")]
     output: Path
     source: Path | None = None
     face_model: Path | None = None
-    workers: Positive | None = None
+    finder: FaceFinder = FaceFinder.LANDMARKER
+    grey: bool = True
     lossless: bool = True
     crf: Annotated[int, Field(ge=0, le=51)] = 12
+    min_detected: Share = 0.5
+    max_seconds: AboveZero = 600.0
+    max_megabytes: AboveZero = 4000.0
+    max_characters: Positive = 1000
+    time_limit: AboveZero = 300.0
+    max_rejected: Share = 0.1
+    storage: Literal["files", "tars"] = "files"
+    clips_per_tar: Positive = 1000
+    shard: str = "0/1"
+    workers: Positive | None = None
     progress: bool = True
 
 
@@ -67,10 +86,10 @@ def main() -> None:
 
 
 def run(config: PrepareConfig) -> None:
-    """Prepare every clip of the corpus and log what came of it; the clips that failed are a warning.
+    """Prepare every clip of the corpus and log what came of it; the clips that were rejected are a warning.
 
     Raises:
-        ValueError: the corpus cannot be read, the face model is missing, or not one clip could be prepared.
+        ValueError: the corpus cannot be read, the face model is missing, or too many clips were rejected.
     """
     workers = config.workers or os.cpu_count() or 1
     if isinstance(config.corpus, SyntheticCorpus):
@@ -78,34 +97,65 @@ def run(config: PrepareConfig) -> None:
         return
     if config.source is None:
         raise ValueError("prepare.source: a corpus needs the folder it is in (source=FOLDER)")
+    shard = Shard.parse(config.shard)
     clips = config.corpus.clips(config.source)
-    needs_faces = any(_has_video(clip.media) for clip in clips)
-    options = PrepareOptions(
-        face_model=find_face_model(config.face_model) if needs_faces else None,
-        workers=workers,
+    log.info("%d clips in %s%s", len(clips), config.source, f", shard {config.shard}" if shard.count > 1 else "")
+    settings = ClipSettings(
+        face_model=find_face_model(config.face_model) if _needs_faces(clips) else None,
+        finder=config.finder,
+        grey=config.grey,
         lossless=config.lossless,
         crf=config.crf,
+        min_detected=config.min_detected,
+        max_seconds=config.max_seconds,
+        max_megabytes=config.max_megabytes,
+    )
+    options = PrepareOptions(
+        clips=settings,
+        workers=workers,
+        shard=shard,
+        clips_per_tar=config.clips_per_tar if config.storage == "tars" else None,
+        time_limit=config.time_limit,
+        max_characters=config.max_characters,
         progress=config.progress,
     )
     report = prepare(clips, config.output, options)
-    log.info(
-        "%d clips prepared, %d found finished, %d failed, in %.0f s",
-        report.num_prepared,
-        report.num_finished_before,
-        len(report.failures),
-        report.seconds,
-    )
-    log.info("manifest: %s", report.manifest)
-    if report.failures:
-        log.warning(
-            "%d clips are not in the manifest; the reasons are in %s, and another run tries them again",
-            len(report.failures),
-            config.output / FAILED_NAME,
+    tell(report, config.max_rejected)
+
+
+def tell(report: PrepareReport, max_rejected: float) -> None:
+    """Log what a run did. ValueError if it rejected more than the share that is allowed, or everything."""
+    if report.num_prepared:
+        log.info(
+            "%d clips prepared in %.0f s, %.1f x real time; %d found finished",
+            report.num_prepared,
+            report.seconds,
+            report.media_seconds / report.seconds,
+            report.num_finished_before,
         )
+    else:
+        log.info("nothing to do: %d clips found finished", report.num_finished_before)
+    log.info("manifest: %s", report.manifest)
+    if report.page is not None:
+        log.info("quality page: %s", report.page)
+    check_rejected(len(report.rejections), report.num_clips, report.manifest.parent, max_rejected)
 
 
-def _has_video(path: Path) -> bool:
-    try:
-        return probe(path)[1]
-    except MediaError:  # the preparation will find out, and list the clip with its reason
-        return False
+def check_rejected(num_rejected: int, num_clips: int, folder: Path, max_rejected: float) -> None:
+    """Warn of rejected clips. ValueError if they are more than the share that is allowed, or all."""
+    if not num_rejected:
+        return
+    share = num_rejected / (num_rejected + num_clips)
+    told = f"{num_rejected} clips ({share:.1%}) were rejected; the reasons are in {folder / REJECTED_NAME}"
+    if share > max_rejected or not num_clips:
+        raise ValueError(f"{told}, and at most {max_rejected:.1%} may be (max_rejected)")
+    log.warning("%s", told)
+
+
+def _needs_faces(clips: list[SourceClip]) -> bool:
+    """Whether any clip may be a video whose mouth has to be found. Files are not opened for it: workers do that."""
+    return any(
+        clip.needs_video or clip.media.suffix.lower() not in AUDIO_SUFFIXES
+        for clip in clips
+        if clip.cropped_frames is None
+    )

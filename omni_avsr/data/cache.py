@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omni_avsr import archive
 from omni_avsr.media import read_audio, read_video
 from omni_avsr.types import Clip
 
@@ -127,7 +128,7 @@ def _fingerprint(clips: Sequence[Clip]) -> str:
     for clip in clips:
         digest.update(clip.id.encode())
         for kind, path in (("audio", clip.audio), ("video", clip.video)):
-            if path is not None and path.is_file():
-                stat = path.stat()
+            if path is not None and (stored := archive.stored_in(path)).is_file():
+                stat = stored.stat()
                 digest.update(f"{kind}:{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

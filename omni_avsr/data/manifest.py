@@ -1,4 +1,7 @@
-"""Manifests: JSON Lines on disk, ``Clip`` in memory. One line describes one clip; paths are relative to the file."""
+"""Manifests: JSON Lines on disk, ``Clip`` in memory. One line describes one clip; paths are relative to the file.
+
+A path may lead into a tar archive (``archive``).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omni_avsr import archive
 from omni_avsr.files import write_atomically
 from omni_avsr.types import Clip, Word
 
@@ -105,7 +109,7 @@ def clip_to_json(clip: Clip, folder: Path) -> dict[str, Any]:
 
 def _check_files(clip: Clip) -> None:
     for file in (clip.audio, clip.video):
-        if file is not None and not file.is_file():
+        if file is not None and not archive.is_file(file):
             raise ValueError(f"clip {clip.id!r}: {file} does not exist; run `omni-avsr prepare` again")
 
 

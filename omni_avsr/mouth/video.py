@@ -2,58 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
-from omni_avsr.media import FRAME_RATE, NoFaceError, duration, iter_video
-from omni_avsr.mouth.crops import mouth_crops, quality
-from omni_avsr.mouth.face import detect_faces, detect_landmarks
+from omni_avsr.media import FRAME_RATE, NoFaceError, Span, duration, iter_video
+from omni_avsr.mouth.crops import FaceGeometry, crop_transforms, mouth_crops, quality
+from omni_avsr.mouth.keypoints import KEYPOINT_STRIDE, KEYPOINTS, detect_keypoints
+from omni_avsr.mouth.landmarks import LANDMARK_STRIDE, LANDMARKS, detect_landmarks
 from omni_avsr.mouth.tracks import face_tracks
 
 MAX_FACES = 6
 """Faces that are followed when one of several has to be chosen."""
+SCOUT_STRIDE = 12
+"""Every so many frames the small detector looks whether there are several faces."""
+
+Faces = list[np.ndarray]
+Tell = Callable[[int, int], None]
+
+
+class FaceFinder(StrEnum):
+    """What finds the points of a face: MediaPipe's Face Landmarker, or its small face detector, the fast path."""
+
+    LANDMARKER = "landmarker"
+    DETECTOR = "detector"
+
+    @property
+    def stride(self) -> int:
+        """Every so many frames are searched."""
+        return LANDMARK_STRIDE if self is FaceFinder.LANDMARKER else KEYPOINT_STRIDE
+
+    @property
+    def geometry(self) -> FaceGeometry:
+        return LANDMARKS if self is FaceFinder.LANDMARKER else KEYPOINTS
 
 
 def crop_video(
-    path: Path, face_model: Path, face: int | None = None, tell: Callable[[int, int], None] | None = None
+    path: Path,
+    face_model: Path,
+    face: int | None = None,
+    tell: Tell | None = None,
+    *,
+    finder: FaceFinder = FaceFinder.LANDMARKER,
+    span: Span | None = None,
+    grey: bool = True,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Mouth crops uint8 [T, 96, 96] at 25 fps of the face in a video, and their quality.
+    """Mouth crops at 25 fps of a face that stays in a video, and their quality (``crops.quality``).
 
     Args:
-        face: which of several faces that stay, 0 is the one seen longest and largest. None takes the detector's first,
-            which is faster.
+        face: which of several, 0 is the one seen longest and largest; None is that one, too.
         tell: is told how many frames were searched and how many there are, as far as the file's header says.
+        span: the stretch of the file, in seconds.
+
+    Returns:
+        uint8 [T, 96, 96], or [T, 96, 96, 3] (RGB) unless ``grey``.
 
     Raises:
         NoFaceError: naming the file, when it shows no face, or not so many.
         MediaError: the file cannot be read.
+        ValueError: the face model is none.
     """
-    landmarks = _landmarks(path, face_model, face, tell)
-    if not any(points is not None for points in landmarks):
-        raise NoFaceError(f"{path}: no face in any of {len(landmarks)} frames")
-    try:
-        # A second decoding is cheaper than holding every full frame of a long clip.
-        return mouth_crops(iter_video(path, grey=True), landmarks), quality(landmarks)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _landmarks(
-    path: Path, face_model: Path, face: int | None, tell: Callable[[int, int], None] | None
-) -> Sequence[np.ndarray | None]:
-    frames = iter_video(path) if tell is None else _told(path, tell)
-    if face is None:
-        return detect_landmarks(frames, FRAME_RATE, face_model)
-    tracks = face_tracks(list(detect_faces(frames, FRAME_RATE, face_model, MAX_FACES)))
-    if not 0 <= face < len(tracks):
+    detections = list(_told(_search(path, face_model, face, finder, span), path, finder.stride, span, tell))
+    tracks = face_tracks(list(_spread(detections, finder.stride)))
+    if not tracks:
+        raise NoFaceError(f"{path}: no face in any of {len(detections)} frames that were searched")
+    if face is not None and not 0 <= face < len(tracks):
         raise NoFaceError(f"{path}: there is no face {face}; {len(tracks)} were found, counted from 0")
-    return tracks[face]
+    track = tracks[face or 0]
+    transforms = crop_transforms(track, finder.geometry)
+    # A second decoding is cheaper than holding every full frame of a long clip. It tells how many there are.
+    frames = iter_video(path, grey=grey, span=span)
+    return mouth_crops(frames, transforms), quality(track, len(detections))
 
 
-def _told(path: Path, tell: Callable[[int, int], None]) -> Iterator[np.ndarray]:
-    total = round(duration(path) * FRAME_RATE)
-    for done, pixels in enumerate(iter_video(path), 1):
-        yield pixels
-        tell(done, max(done, total))
+def _search(path: Path, face_model: Path, face: int | None, finder: FaceFinder, span: Span | None) -> Iterator[Faces]:
+    """The faces of every ``finder.stride``-th frame."""
+    frames = iter_video(path, span=span, every=finder.stride)
+    if finder is FaceFinder.DETECTOR:
+        return detect_keypoints(frames, face_model)
+    several = face is not None or _shows_several(path, face_model, span)
+    return detect_landmarks(frames, FRAME_RATE / finder.stride, face_model, MAX_FACES if several else 1)
+
+
+def _shows_several(path: Path, face_model: Path, span: Span | None) -> bool:
+    """Whether there are several faces to choose from; searching for one only is three times as fast."""
+    frames = iter_video(path, span=span, every=SCOUT_STRIDE)
+    return any(len(faces) > 1 for faces in detect_keypoints(frames, face_model))
+
+
+def _spread(detections: Iterable[Faces], stride: int) -> Iterator[Faces]:
+    """The detections with nothing between them for the frames that were not searched."""
+    for faces in detections:
+        yield faces
+        yield from ([] for _ in range(stride - 1))
+
+
+def _told(
+    detections: Iterator[Faces], path: Path, stride: int, span: Span | None, tell: Tell | None
+) -> Iterator[Faces]:
+    if tell is None:
+        yield from detections
+        return
+    seconds = duration(path)
+    if span is not None:
+        seconds = min(seconds, span[1]) - span[0]
+    total = round(seconds * FRAME_RATE)
+    for number, faces in enumerate(detections, 1):
+        yield faces
+        tell(number * stride, max(number * stride, total))
