@@ -80,7 +80,25 @@ class ImportCase:
         return self.module
 
 
-AnyCase = TrainingCase | DecodingCase | ImportCase
+@dataclass(frozen=True, kw_only=True)
+class PreparationCase:
+    """Real clips through the preparation, by processes that share as many cores.
+
+    folder: GRID's, see ``data_prep.corpora.grid``. num_warmups: clips until every worker has started, not counted.
+    """
+
+    folder: str
+    finder: Literal["landmarker", "detector"]
+    num_workers: int
+    num_warmups: int
+    num_clips: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.finder}, {self.num_workers} process{'es' * (self.num_workers > 1)}"
+
+
+AnyCase = TrainingCase | DecodingCase | ImportCase | PreparationCase
 
 
 def training_cases(num_repetitions: int, seed: int) -> list[TrainingCase]:
@@ -129,6 +147,18 @@ def import_cases(num_repetitions: int) -> list[ImportCase]:
     return [
         ImportCase(module=module, num_warmups=1, num_repetitions=num_repetitions)
         for module in ("omni_avsr", "omni_avsr.transcribe")
+    ]
+
+
+def preparation_cases(folder: str, num_clips: int) -> list[PreparationCase]:
+    """Both ways to find a face, on one core and on two."""
+    finders: tuple[Literal["landmarker", "detector"], ...] = ("landmarker", "detector")
+    return [
+        PreparationCase(
+            folder=folder, finder=finder, num_workers=workers, num_warmups=2 * workers, num_clips=num_clips * workers
+        )
+        for finder in finders
+        for workers in (1, 2)
     ]
 
 

@@ -1,8 +1,9 @@
 """Run the benchmarks, each case in a process of its own: JSON with every figure, and tables of the main ones.
 
-    python -m benchmarks.run [--quick] [--only training decoding import] [--output FILE]
+    python -m benchmarks.run [--quick] [--only training decoding import preparation] [--grid FOLDER] [--output FILE]
 
-One thread, float32, random weights of the shapes of SmolLM2-135M, Whisper tiny and the compact video encoder.
+One thread, float32, random weights of the shapes of SmolLM2-135M, Whisper tiny and the compact video encoder; for the
+preparation real clips of GRID, without which it is left out.
 """
 
 from __future__ import annotations
@@ -16,18 +17,36 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.cases import AnyCase, DecodingCase, ImportCase, TrainingCase, all_cases, quick_cases
+from benchmarks.cases import (
+    AnyCase,
+    DecodingCase,
+    ImportCase,
+    PreparationCase,
+    TrainingCase,
+    all_cases,
+    preparation_cases,
+    quick_cases,
+)
 from benchmarks.measure import ROOT, UNITS, machine_facts, run_case
 from benchmarks.tables import tables
 from omni_avsr.files import write_atomically
 from omni_avsr.provenance import commit, today
 
-NAMES: dict[type[AnyCase], str] = {TrainingCase: "training", DecodingCase: "decoding", ImportCase: "import"}
+NAMES: dict[type[AnyCase], str] = {
+    TrainingCase: "training",
+    DecodingCase: "decoding",
+    ImportCase: "import",
+    PreparationCase: "preparation",
+}
+NUM_CLIPS = 40
+"""Clips that each process prepares in a benchmark of the preparation."""
 NOTES = (
     "Every case ran in its own process; warm-ups are not counted; seconds are medians over num_repetitions.",
     "Weights and inputs are random. Prompts have as many tokens as SmolLM2's tokenizer gives the published ones, "
     "transcripts two a second, which is what it gives GRID's sentences of 3 s.",
     "Training: projectors, markers and adapters (hybrid, rank 16) are trained, encoders are frozen.",
+    "Preparation: clips of GRID (360x288, 25 fps, 3 s), each process on a core of its own, from the file to finished "
+    "crops and sound; the start of the processes does not count. Where the time goes is measured apart, in one process.",
     "Decoding: every clip gets exactly num_new_tokens tokens, the end of a text being suppressed.",
 )
 
@@ -46,6 +65,8 @@ def measure(case: AnyCase) -> dict[str, float]:
             runs = [run_case("benchmarks.imports", case) for _ in range(case.num_warmups + case.num_repetitions)]
             counted = runs[case.num_warmups :]
             return {figure: median(run[figure] for run in counted) for figure in counted[0]}
+        case PreparationCase():
+            return run_case("benchmarks.preparation", case)
 
 
 def arguments() -> argparse.Namespace:
@@ -56,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="some of the benchmarks")
     parser.add_argument("--repetitions", type=int, default=5, help="counted repetitions of each case (5)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (0)")
+    parser.add_argument("--grid", type=Path, help="folder of GRID clips, for the preparation (none: it is left out)")
     parser.add_argument(
         "--output", type=Path, help="benchmarks/results/<date>-<commit>.json by default; no file with --quick"
     )
@@ -69,6 +91,8 @@ def main() -> None:
     """Run what the command line asks for, and write after every case what there is so far."""
     chosen = arguments()
     cases = quick_cases(chosen.seed) if chosen.quick else all_cases(chosen.repetitions, chosen.seed)
+    if chosen.grid is not None:
+        cases += preparation_cases(str(chosen.grid.resolve()), 1 if chosen.quick else NUM_CLIPS)
     cases = [case for case in cases if NAMES[type(case)] in chosen.only]
     records: list[dict[str, Any]] = []
     report: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from benchmarks.cases import AnyCase, DecodingCase, ImportCase, TrainingCase
+from benchmarks.cases import AnyCase, DecodingCase, ImportCase, PreparationCase, TrainingCase
 
 Figures = Mapping[str, float]
 
@@ -17,6 +17,7 @@ def tables(results: Sequence[tuple[AnyCase, Figures]]) -> list[Table]:
         _training([(case, figures) for case, figures in results if isinstance(case, TrainingCase)]),
         _decoding([(case, figures) for case, figures in results if isinstance(case, DecodingCase)]),
         _imports([(case, figures) for case, figures in results if isinstance(case, ImportCase)]),
+        _preparation([(case, figures) for case, figures in results if isinstance(case, PreparationCase)]),
     )
     return [table for table in made if table.row_count]
 
@@ -57,6 +58,21 @@ def _imports(results: Sequence[tuple[ImportCase, Figures]]) -> Table:
     table = _table("import", "module", "seconds", "MiB")
     for case, figures in results:
         table.add_row(case.module, f"{figures['import_seconds']:.3f}", f"{figures['peak_memory_mib']:.0f}")
+    return table
+
+
+def _preparation(results: Sequence[tuple[PreparationCase, Figures]]) -> Table:
+    parts = ("search_decode", "search", "crop_decode", "crop", "video_encode", "audio")
+    headers = ("decode", "find faces", "decode again", "crop", "encode", "audio")
+    table = _table("preparation, ms a clip in one process", "faces by", "processes", "x real time", *headers, "MiB")
+    for case, figures in results:
+        table.add_row(
+            case.finder,
+            str(case.num_workers),
+            f"{figures['times_real_time']:.1f}",
+            *(f"{1000 * figures[f'{part}_seconds']:.0f}" for part in parts),
+            f"{figures['peak_memory_mib']:.0f}",
+        )
     return table
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers_commands import own_data_commands
 
-from data_prep.grid import read_grid
+from data_prep.corpora.grid import read_grid
 from omni_avsr.report import read_report
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))

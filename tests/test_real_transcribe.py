@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers_checkpoint import write_muxed
 
-from data_prep.grid import read_grid
+from data_prep.corpora.grid import read_grid
 from data_prep.sources import SourceClip
 from omni_avsr.media import SAMPLE_RATE, read_audio, read_video
 

@@ -74,9 +74,7 @@ def _listed(table: Path) -> tuple[list[tuple[str, str]], list[SourceClip]]:
     return videos, bad_lines
 
 
-def _clip(
-    folder: Path, video: str, split: str, speaker: str, alignment: str | None, is_there: bool
-) -> SourceClip:  # fmt: skip
+def _clip(folder: Path, video: str, split: str, speaker: str, alignment: str | None, is_there: bool) -> SourceClip:
     words: tuple[Word, ...] = ()
     problem = None
     if not is_there:

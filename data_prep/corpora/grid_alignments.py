@@ -56,7 +56,7 @@ def find_alignments(
     for video, speaker in videos.items():
         names.setdefault(speaker, set()).add(stem_of(video))
     shelves: dict[str, list[tuple[int, dict[str, str]]]] = {speaker: [] for speaker in names}
-    for alignments in folders.values():
+    for alignments in folders.values() if names else ():
         owner = speaker_of(next(iter(alignments.values())))
         count, _, speaker = max((len(alignments.keys() & names[who]), who == owner, who) for who in names)
         if speaker == owner or 2 * count >= len(names[speaker]):

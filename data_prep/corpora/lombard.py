@@ -20,6 +20,7 @@ _GRAMMAR = (
     {"a": "at", "b": "by", "i": "in", "w": "with"},
     {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},
     {
+        "z": "zero",
         "1": "one",
         "2": "two",
         "3": "three",
@@ -29,8 +30,7 @@ _GRAMMAR = (
         "7": "seven",
         "8": "eight",
         "9": "nine",
-    }
-    | {"z": "zero"},
+    },
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
 """GRID's sentences: a name has a letter for each word."""

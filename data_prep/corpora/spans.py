@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from omni_avsr.types import Word
 
 MAX_SECONDS = 16.0
-"""What auto_avsr cuts LRS2 and LRS3 to for its published models."""
+"""The longest piece of the published recipe (Omni-AVSR prepares LRS2 and LRS3 as auto_avsr does)."""
 MARGIN_SHARE = 1 / 16
 """Of the longest piece: how much silence a piece keeps at most before its first and after its last word."""
 NATURAL_PAUSE = 0.25
@@ -90,8 +90,10 @@ def _best_bounds(
     """First and last block (exclusive) of each piece of the cheapest way to cut, by dynamic programming.
 
     A piece costs the square of the share by which it is shorter than ``max_seconds``; a cut costs 1 without a pause,
-    and less the longer the pause is.
+    and less the longer the pause is. So where one piece will do, no cut is worth its cost.
     """
+    if ends[-1] - starts[0] <= max_seconds:
+        return [(0, len(blocks))]
     pauses = (after.start - before.end for before, after in pairwise(blocks))
     cut_costs = [0.0, *(math.exp(-pause / NATURAL_PAUSE) for pause in pauses)]
     costs = [0.0]  # of the cheapest way to cut all blocks before this one
@@ -118,4 +120,4 @@ def _best_bounds(
 
 def _moved(word: Word, start: float) -> Word:
     """The word with times from ``start``, to a tenth of a millisecond."""
-    return replace(word, start=round(word.start - start, 4), end=round(word.end - start, 4))
+    return Word(word.text, round(word.start - start, 4), round(word.end - start, 4))

@@ -97,6 +97,7 @@ def run(config: PrepareConfig) -> None:
         return
     if config.source is None:
         raise ValueError("prepare.source: a corpus needs the folder it is in (source=FOLDER)")
+    _check_output(config.corpus, config.source, config.output)
     shard = Shard.parse(config.shard)
     clips = config.corpus.clips(config.source)
     log.info("%d clips in %s%s", len(clips), config.source, f", shard {config.shard}" if shard.count > 1 else "")
@@ -150,6 +151,12 @@ def check_rejected(num_rejected: int, num_clips: int, folder: Path, max_rejected
     if share > max_rejected or not num_clips:
         raise ValueError(f"{told}, and at most {max_rejected:.1%} may be (max_rejected)")
     log.warning("%s", told)
+
+
+def _check_output(corpus: AnyCorpus, source: Path, output: Path) -> None:
+    """Only a folder's table names its files; other corpora are what lies in their folder."""
+    if not isinstance(corpus, FolderCorpus) and output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"prepare.output: {output} is inside {source}, whose files are all read as the corpus's own")
 
 
 def _needs_faces(clips: list[SourceClip]) -> bool:

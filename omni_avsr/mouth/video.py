@@ -64,17 +64,33 @@ def crop_video(
         MediaError: the file cannot be read.
         ValueError: the face model is none.
     """
+    track, num_searched = find_face(path, face_model, finder, face, span, tell)
+    transforms = crop_transforms(track, finder.geometry)
+    # A second decoding is cheaper than holding every full frame of a long clip. It tells how many there are.
+    frames = iter_video(path, grey=grey, span=span)
+    return mouth_crops(frames, transforms), quality(track, num_searched)
+
+
+def find_face(
+    path: Path,
+    face_model: Path,
+    finder: FaceFinder,
+    face: int | None = None,
+    span: Span | None = None,
+    tell: Tell | None = None,
+) -> tuple[list[np.ndarray | None], int]:
+    """The points of a face in each frame of a video, and how many frames were searched; arguments as ``crop_video``.
+
+    Points are [N, 2] in pixels, which ones says ``finder.geometry``; None where none were searched or found. There may
+    be up to ``finder.stride - 1`` more than the video has frames.
+    """
     detections = list(_told(_search(path, face_model, face, finder, span), path, finder.stride, span, tell))
     tracks = face_tracks(list(_spread(detections, finder.stride)))
     if not tracks:
         raise NoFaceError(f"{path}: no face in any of {len(detections)} frames that were searched")
     if face is not None and not 0 <= face < len(tracks):
         raise NoFaceError(f"{path}: there is no face {face}; {len(tracks)} were found, counted from 0")
-    track = tracks[face or 0]
-    transforms = crop_transforms(track, finder.geometry)
-    # A second decoding is cheaper than holding every full frame of a long clip. It tells how many there are.
-    frames = iter_video(path, grey=grey, span=span)
-    return mouth_crops(frames, transforms), quality(track, len(detections))
+    return tracks[face or 0], len(detections)
 
 
 def _search(path: Path, face_model: Path, face: int | None, finder: FaceFinder, span: Span | None) -> Iterator[Faces]:

@@ -14,10 +14,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from data_prep.grid import read_grid
+from data_prep.corpora.grid import read_grid
 from data_prep.synthetic.corpus import SyntheticCorpus
 from omni_avsr.cli.hydra_app import config_folder
-from omni_avsr.cli.prepare import FolderCorpus, GridCorpus, PrepareConfig, run
+from omni_avsr.cli.corpora import (
+    FolderCorpus,
+    GridCorpus,
+    LibriSpeechCorpus,
+    LombardGridCorpus,
+    Lrs2Corpus,
+    Lrs3Corpus,
+)
+from omni_avsr.cli.imports import AutoAvsrImport, AvHubertImport, MuavicImport
+from omni_avsr.cli.prepare import PrepareConfig, run
 from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.media import write_audio, write_video
@@ -30,12 +39,12 @@ def composed(*overrides: str) -> dict[Any, Any]:
     return values
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str, name: str = "prepare") -> subprocess.CompletedProcess[str]:
     """Run the installed console script in ``folder``, without a face model in its environment."""
     script = Path(sysconfig.get_path("scripts")) / "omni-avsr"
     environment = {name: value for name, value in os.environ.items() if name != "OMNI_AVSR_FACE_MODEL"}
     return subprocess.run(
-        [script, "prepare", *arguments],
+        [script, name, *arguments],
         cwd=folder,
         env=environment | {"COLUMNS": "1000"},  # rich wraps its lines at this width
         capture_output=True,
@@ -54,11 +63,28 @@ def audio_folder(folder: Path, *missing: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "corpus"), [("grid", GridCorpus()), ("folder", FolderCorpus()), ("synthetic", SyntheticCorpus())]
+CORPORA = (
+    FolderCorpus(),
+    GridCorpus(),
+    LombardGridCorpus(),
+    Lrs2Corpus(),
+    Lrs3Corpus(),
+    LibriSpeechCorpus(),
+    AutoAvsrImport(),
+    AvHubertImport(),
+    MuavicImport(),
+    SyntheticCorpus(),
 )
-def test_each_corpus_config_composes_to_the_defaults_of_the_settings(name: str, corpus: Any) -> None:
-    config = from_mapping(PrepareConfig, composed(f"corpus={name}", "source=in", "output=out"))
+
+
+def test_every_corpus_config_is_known() -> None:
+    files = {path.stem for path in (config_folder() / "corpus").glob("*.yaml")}
+    assert files == {corpus.kind for corpus in CORPORA}
+
+
+@pytest.mark.parametrize("corpus", CORPORA, ids=lambda corpus: corpus.kind)
+def test_each_corpus_config_composes_to_the_defaults_of_the_settings(corpus: Any) -> None:
+    config = from_mapping(PrepareConfig, composed(f"corpus={corpus.kind}", "source=in", "output=out"))
     assert config == PrepareConfig(corpus=corpus, source=Path("in"), output=Path("out"))
 
 
@@ -69,7 +95,10 @@ def test_each_corpus_config_composes_to_the_defaults_of_the_settings(name: str, 
         ({"crf": 52}, r"prepare\.crf: .*less than or equal to 51"),
         ({"threads": 2}, r"prepare\.threads: Unexpected"),
         ({"corpus": {"kind": "grid", "table": "x.tsv"}}, r"prepare\.corpus\.table: Unexpected"),
-        ({"corpus": {"kind": "lrs3"}}, r"prepare\.corpus: .*'lrs3'"),
+        ({"corpus": {"kind": "lrs4"}}, r"prepare\.corpus: .*'lrs4'"),
+        ({"finder": "dlib"}, r"prepare\.finder: .*'landmarker' or 'detector'"),
+        ({"max_rejected": 1.5}, r"prepare\.max_rejected: .*less than or equal to 1"),
+        ({"storage": "zip"}, r"prepare\.storage: .*'files' or 'tars'"),
     ],
 )
 def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
@@ -84,6 +113,13 @@ def test_source_and_output_must_be_given(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"prepare\.source: a corpus needs the folder it is in"):
         run(PrepareConfig(corpus=GridCorpus(), output=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_prepared_must_not_become_part_of_the_corpus(tmp_path: Path) -> None:
+    write_video(tmp_path / "s1" / "a.mp4", np.zeros((3, 32, 32), np.uint8))
+    for output in (tmp_path, tmp_path / "out"):
+        with pytest.raises(ValueError, match=r"prepare\.output: .* is inside .*, whose files are all read"):
+            run(PrepareConfig(corpus=GridCorpus(), source=tmp_path, output=output))
 
 
 def test_a_synthetic_corpus_has_no_source(tmp_path: Path) -> None:
@@ -110,7 +146,8 @@ def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_
     )
     done = command(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("2 clips prepared, 0 found finished, 0 failed") == 1, done.stdout
+    assert done.stdout.count("2 clips prepared in") == 1, done.stdout
+    assert "x real time; 0 found finished" in done.stdout
     assert "manifest: out/manifest.jsonl" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     clips = read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)
@@ -121,29 +158,64 @@ def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_
     assert {entry.name for entry in tmp_path.iterdir()} == {"grid", "out"}, "Hydra left something in the folder"
 
 
-def test_some_failed_clips_are_a_warning_and_a_second_run_finds_the_rest_finished(
+def test_some_rejected_clips_are_a_warning_and_a_second_run_has_nothing_to_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
-    source = audio_folder(tmp_path, "gone.flac")
-    config = PrepareConfig(corpus=FolderCorpus(), source=source, output=tmp_path / "out", workers=1, progress=False)
-    for counts in ("2 clips prepared, 0 found finished, 1 failed", "0 clips prepared, 2 found finished, 1 failed"):
+    config = PrepareConfig(
+        corpus=FolderCorpus(),
+        source=audio_folder(tmp_path, "gone.flac"),
+        output=tmp_path / "out",
+        workers=1,
+        progress=False,
+        max_rejected=0.4,
+    )
+    for told in ("2 clips prepared in", "nothing to do: 2 clips found finished"):
         caplog.clear()
         with caplog.at_level(logging.INFO):
             run(config)
-        assert counts in caplog.text
+        assert told in caplog.text
+        assert f"quality page: {tmp_path / 'out' / 'quality.html'}" in caplog.text
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert str(tmp_path / "out" / "failed.jsonl") in warnings[-1]
-    (failed,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
-    assert json.loads(failed)["id"] == "gone"
+        assert f"1 clips (33.3%) were rejected; the reasons are in {tmp_path / 'out' / 'rejected.jsonl'}" in warnings
+    (rejected,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["id"] == "gone"
 
 
-def test_nothing_prepared_is_one_message_and_status_1(tmp_path: Path) -> None:
-    (tmp_path / "transcripts.tsv").write_text("file\ttext\ngone.flac\tbin blue\n")
-    done = command(tmp_path, "corpus=folder", "source=.", "output=out", "workers=1")
+def test_too_many_rejected_clips_are_one_message_and_status_1_after_everything_is_written(tmp_path: Path) -> None:
+    done = command(audio_folder(tmp_path, "gone.flac"), "corpus=folder", "source=.", "output=out", "workers=1")
     assert done.returncode == 1
-    assert "none of 1 clips could be prepared; the reasons are in out/failed.jsonl" in done.stdout
+    told = (
+        "1 clips (33.3%) were rejected; the reasons are in out/rejected.jsonl, and at most 10.0% may be (max_rejected)"
+    )
+    assert told in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    assert len(read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)) == 2
+
+
+def test_nothing_but_rejected_clips_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "transcripts.tsv").write_text("file\ttext\ngone.flac\tbin blue\n")
+    config = PrepareConfig(corpus=FolderCorpus(), source=tmp_path, output=tmp_path / "out", max_rejected=1.0)
+    with pytest.raises(ValueError, match=r"1 clips \(100\.0%\) were rejected"):
+        run(config)
+
+
+@pytest.mark.slow
+def test_shards_run_by_hydras_submitit_launcher_and_merge_to_one_manifest(tmp_path: Path) -> None:
+    """By its local executor, which starts jobs as the one for SLURM does."""
+    audio_folder(tmp_path)
+    arguments = ("corpus=folder", f"source={tmp_path}", f"output={tmp_path / 'out'}", "workers=1", "shard=0/2,1/2")
+    done = command(tmp_path, "-m", "hydra/launcher=submitit_local", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "out" / "shards" / "00001-of-00002" / "summary.json").rename(tmp_path / "kept.json")
+    incomplete = command(tmp_path, "out", name="merge")
+    assert incomplete.returncode == 1
+    assert "1 of 2 are missing: shard=1/2" in incomplete.stdout
+    (tmp_path / "kept.json").rename(tmp_path / "out" / "shards" / "00001-of-00002" / "summary.json")
+    merged = command(tmp_path, "out", name="merge")
+    assert merged.returncode == 0, merged.stdout + merged.stderr
+    assert [clip.id for clip in read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)] == ["a", "b"]
+    assert (tmp_path / "out" / "quality.html").is_file()
 
 
 def test_video_needs_the_face_model_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,17 @@ LABELS = {
     },
     read_lrs3: {"trainval/a/00001.txt": WORDS, "pretrain/b/00001.txt": WORDS, "test/c/00001.txt": "Text:  NO\n"},
 }
-MEDIA = ("s1/a.mpg", "s2/b.mpg", "test-clean/1/2/1-2-0000.flac", "main/1/00001.mp4", "pretrain/1/00001.mp4")
-MEDIA += ("trainval/a/00001.mp4", "pretrain/b/00001.mp4", "test/c/00001.mp4", "audio/s3_l_bbim3a.wav")
+MEDIA = (
+    "s1/a.mpg",
+    "s2/b.mpg",
+    "test-clean/1/2/1-2-0000.flac",
+    "audio/s3_l_bbim3a.wav",
+    "main/1/00001.mp4",
+    "pretrain/1/00001.mp4",
+    "trainval/a/00001.mp4",
+    "pretrain/b/00001.mp4",
+    "test/c/00001.mp4",
+)
 SPLICES = (
     b"",
     b"\0",
@@ -81,6 +90,16 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
     return content[:head] + bytes(body)
 
 
+def clips_or_none(read: Reader, folder: Path) -> list[SourceClip]:
+    """The clips, or none where the reader says that there are none."""
+    try:
+        return read(folder)
+    except ValueError as error:
+        if not str(error).startswith(str(folder)) or ": no " not in str(error):
+            raise
+        return []
+
+
 @pytest.mark.parametrize("read", LABELS, ids=lambda read: read.__name__)
 def test_damaged_labels_never_stop_a_reader(tmp_path: Path, read: Reader) -> None:
     whole = {name: text.encode() for name, text in LABELS[read].items()}
@@ -90,12 +109,7 @@ def test_damaged_labels_never_stop_a_reader(tmp_path: Path, read: Reader) -> Non
     for _ in range(150):
         name = generator.choice(sorted(whole))
         write(tmp_path, {name: damaged(whole[name], generator)})
-        try:
-            clips = read(tmp_path)
-        except ValueError as error:
-            assert str(tmp_path) in str(error)
-            assert "no clips" in str(error) or "no transcripts" in str(error)
-            clips = []
+        clips = clips_or_none(read, tmp_path)
         assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
         for clip in clips:
             assert clip.problem is not None or ".." not in clip.media.relative_to(tmp_path).parts
@@ -118,10 +132,3 @@ def test_file_names_that_are_no_unicode_are_read(tmp_path: Path, read: Reader) -
     clips = read(tmp_path)
     assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
     assert read is read_folder or any("\udcff" in clip.id for clip in clips)
-
-
-def test_an_absolute_path_to_a_label_is_told_once(tmp_path: Path) -> None:
-    write(tmp_path, {"pretrain/b/00001.mp4": b"", "pretrain/b/00001.txt": b""})
-    (clip,) = read_lrs3(tmp_path)
-    assert clip.problem is not None
-    assert clip.problem.detail.count(str(tmp_path)) == 1
