@@ -126,7 +126,9 @@ def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions
     page = None
     if shard.count == 1:
         page = output / QUALITY_PAGE_NAME
-        write_quality_page(page, clips, rejected, output.name)
+        # Crops that came from elsewhere are not to be trusted any more than other media.
+        time_limit = options.time_limit if any(map(_is_cropped, sources)) else None
+        write_quality_page(page, clips, rejected, output.resolve().name, time_limit=time_limit)
     new = [results[job.id] for job in todo]
     num_prepared = sum(isinstance(result, ClipRecord) for result in new)
     return PrepareReport(

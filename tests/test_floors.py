@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "files", "provenance", "weights"),
-    ("media", "features", "normalize", "transcript", "windows"),
+    ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm"),
@@ -124,10 +124,10 @@ def test_no_import_goes_round_in_a_circle() -> None:
         ("omni_avsr.compression", "omni_avsr.encoders.base", False),
         ("omni_avsr.cli.train", "omni_avsr.training", True),
         ("omni_avsr.data.dataset", "omni_avsr", False),
-        ("omni_avsr.cli.prepare", "data_prep.grid", True),
-        ("omni_avsr.media", "data_prep.grid", False),
-        ("data_prep.grid", "omni_avsr.data.manifest", True),
-        ("data_prep.grid", "omni_avsr.encoders.base", False),
+        ("omni_avsr.cli.prepare", "data_prep.corpora.grid", True),
+        ("omni_avsr.media", "data_prep.corpora.grid", False),
+        ("data_prep.corpora.grid", "omni_avsr.data.manifest", True),
+        ("data_prep.corpora.grid", "omni_avsr.encoders.base", False),
     ],
 )
 def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:

@@ -15,7 +15,7 @@ import pytest
 from helpers_checkpoint import write_muxed
 
 from data_prep.corpora.grid import read_grid
-from data_prep.sources import SourceClip
+from data_prep.corpora.source import SourceClip
 from omni_avsr.media import SAMPLE_RATE, read_audio, read_video
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "experiments" / "001-grid-s1" / "checkpoint"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
-from data_prep.prepare import QUALITY_PAGE_NAME
+from data_prep.prepare import QUALITY_PAGE_NAME, PrepareOptions
 from data_prep.quality.page import write_quality_page
 from data_prep.shards import MANIFEST_NAME, merge_shards
 from omni_avsr.cli.prepare import check_rejected
@@ -34,7 +34,9 @@ def main() -> None:
     output: Path = arguments.output
     try:
         clips, rejections = merge_shards(output)
-        write_quality_page(output / QUALITY_PAGE_NAME, clips, rejections, output.name)
+        write_quality_page(
+            output / QUALITY_PAGE_NAME, clips, rejections, output.resolve().name, time_limit=PrepareOptions.time_limit
+        )
         log.info("%d clips: %s", len(clips), output / MANIFEST_NAME)
         log.info("quality page: %s", output / QUALITY_PAGE_NAME)
         check_rejected(len(rejections), len(clips), output, arguments.max_rejected)
