@@ -17,7 +17,7 @@ from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.metrics import compare, score
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
-from omni_avsr.provenance import bind_results, check_results, command_line, commit, file_sha256, today
+from omni_avsr.provenance import bind_results, check_results, command_line, commit, today
 from omni_avsr.report import Report, write_report
 from omni_avsr.scorer import Scorer, ScoringConfig
 from omni_avsr.stage_origin import clips_fingerprint
@@ -58,18 +58,19 @@ def evaluate(config: EvaluateConfig) -> Report:
     domain = str(info.training.get("domain", "not stated"))
     log.info("training domain of this checkpoint: %s", domain)
     test_sets = {name: config.data.read_test_set(name) for name in config.data.test_sets}
-    noise = NoiseSource.read(config.data.test_noise) if config.data.test_noise else None
+    noisy = [name for name, test_set in config.data.test_sets.items() if test_set.noisy and config.snr_db]
+    noise = {name: config.data.read_test_noise(name) for name in noisy}
     tasks = [task for task in config.tasks if task in info.model.tasks]
     if not tasks:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
-    check_results(config.output, _origin(config, test_sets))
+    origin = _origin(config, test_sets, noise)
+    check_results(config.output, origin)
     model = on_device(load_checkpoint(config.checkpoint, config.llm_dtype), config.device)
-    bind_results(config.output, _origin(config, test_sets))
+    bind_results(config.output, origin)
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
     for name, clips in test_sets.items():
-        levels = config.snr_db if config.data.test_sets[name].noisy else ()
-        scorer = Scorer(model, clips, tasks, config, noise, levels)
+        scorer = Scorer(model, clips, tasks, config, noise.get(name), config.snr_db if name in noise else ())
         hypotheses = scorer.run(config.output / f"hypotheses-{name}.jsonl", name)
         skipped |= {f"{name}/{clip}": reason for clip, reason in scorer.failed.items()}
         if not hypotheses:
@@ -95,16 +96,23 @@ def _complete(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     return [h for h in hypotheses if found[h.id] == every]
 
 
-def _origin(config: EvaluateConfig, test_sets: Mapping[str, Sequence[Clip]]) -> dict[str, str | None]:
+def _origin(
+    config: EvaluateConfig, test_sets: Mapping[str, Sequence[Clip]], noise: Mapping[str, NoiseSource]
+) -> dict[str, str | None]:
     """What hypotheses depend on."""
-    noise = config.data.test_noise
     return {
         **{f"test set {name}": clips_fingerprint(clips) for name, clips in test_sets.items()},
         "checkpoint": checkpoint_sha256(config.checkpoint),
         "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
         "llm_dtype": config.llm_dtype or "as trained",
-        "noise": None if noise is None else f"{file_sha256(noise)} seed {config.seed}",
+        **{_noise_name(config, name): f"{n.fingerprint} seed {config.seed}" for name, n in noise.items()},
     }
+
+
+def _noise_name(config: EvaluateConfig, test_set: str) -> str:
+    """What an error message calls the noise of a test set; sets of one split share theirs."""
+    split = config.data.test_sets[test_set].noise_split
+    return "noise" if split == "test" else f"{split} noise"
 
 
 def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -> dict[str, Any]:
@@ -113,6 +121,7 @@ def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -
         "training domain": domain,
         "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
         "seed": config.seed,
+        **({"SNR measured over": f"the {config.data.snr_over}"} if config.snr_db else {}),
         "commit": commit(),
         "date": today(),
         "command": command_line(),

@@ -26,7 +26,6 @@ from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import PlanSampler
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
-from omni_avsr.data.noise import NoiseSource
 from omni_avsr.files import write_atomically
 from omni_avsr.loggers import LoggerName, build_loggers, check_loggers, close_loggers, plot_stage
 from omni_avsr.model import OmniAVSR
@@ -113,7 +112,7 @@ def run(config: RunConfig) -> Path:
     validation = config.data.read_split("validation")[: config.data.max_validation_clips]
     validation, validation_cache = cached_clips(validation, cache_root, "validation clips")
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
-    noise = NoiseSource.read(config.data.noise) if config.data.noise else None
+    noise = config.data.read_noise()
     augmenters = {n: Augmenter(stage.augment, noise) if stage.augment else None for n, stage in config.stages.items()}
     unfinished = [n for n, folder in zip(config.stages, folders, strict=True) if not (folder / TRAINED).is_file()]
     start = start_tensors(config.start, config.model) if config.start else {}
@@ -121,8 +120,8 @@ def run(config: RunConfig) -> Path:
         _check_stage(config, name, start, train, validation)
     for number, (name, stage) in enumerate(config.stages.items()):
         folder = folders[number]
-        noise_file, said = config.data.noise, start_record(config.start) if config.start else None
-        origin = stage_origin(config.model, stage, config.seed, train, noise_file, said, folders[:number])
+        said = start_record(config.start) if config.start else None
+        origin = stage_origin(config.model, stage, config.seed, train, noise, said, folders[:number])
         check_results(folder, origin)
         if name not in unfinished:
             log.info("stage %s is finished: %s", name, folder)
@@ -253,7 +252,7 @@ def run_stage(
         assert isinstance(model, OmniAVSR)
         check_encoders_are_frozen(chosen)
         model.to(trainer.strategy.root_device)
-        data = stored_features(config.output / "features", stage, model, train, config.data.noise, config.seed)
+        data = stored_features(config.output / "features", stage, model, train, config.seed)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     bind_results(folder, origin)

@@ -24,7 +24,6 @@ from omni_avsr.encoders.access import max_seconds
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective
-from omni_avsr.provenance import file_sha256
 from omni_avsr.stage_origin import clips_fingerprint
 from omni_avsr.stages import StageConfig, matching_names
 from omni_avsr.types import Clip, Features, Modality, Task
@@ -77,20 +76,19 @@ def check_encoders_are_frozen(trained: Iterable[str]) -> None:
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 
 
-def stored_features(
-    root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, noise: Path | None, seed: int
-) -> FeatureDataset:
+def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int) -> FeatureDataset:
     """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
 
     Stages with the same encoders, clips, noise and augmentation share one store below ``root``, named by its
     fingerprint.
     """
+    noise = train.augmenter.noise if train.augmenter else None
     settings = [
         FORMAT_VERSION,
         seed,
         stage.feature_variants,
         to_mapping(stage.augment),
-        file_sha256(noise) if noise else None,
+        noise.fingerprint if noise else None,
         clips_fingerprint(train.clips),
         train.waveform,
         [to_mapping(model.config.encoder_of(modality)) for modality in Modality],

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omni_avsr import archive
 from omni_avsr.checkpoint import TRAINED, pin_base_weights
 from omni_avsr.config import ModelConfig, WhisperConfig, to_mapping
+from omni_avsr.data.noise import NoiseSource
 from omni_avsr.provenance import file_sha256
 from omni_avsr.stages import EncoderObjectiveConfig, StageConfig
 from omni_avsr.types import Clip
@@ -21,7 +23,7 @@ def stage_origin(
     stage: StageConfig,
     seed: int,
     clips: Sequence[Clip],
-    noise: Path | None,
+    noise: NoiseSource | None,
     start: dict[str, Any] | None,
     earlier: Sequence[Path],
 ) -> dict[str, str | None]:
@@ -29,7 +31,7 @@ def stage_origin(
 
     Args:
         clips: the training clips.
-        noise: the recording that augmentation mixes in.
+        noise: what augmentation mixes in.
         start: what the run says of the checkpoint that it starts from.
         earlier: folders of the stages before this one.
     """
@@ -38,7 +40,7 @@ def stage_origin(
         "stage settings": to_mapping(stage),
         "seed": seed,
         "training clips": clips_fingerprint(clips),
-        "noise": file_sha256(noise) if noise and stage.augment else None,
+        "noise": noise.fingerprint if noise and stage.augment else None,
         "start": start,
         "earlier stages": [file_sha256(folder / TRAINED) for folder in earlier],
     }
@@ -49,7 +51,7 @@ def clips_fingerprint(clips: Sequence[Clip]) -> str:
     """Hash of what is said in the clips, when, and of the sizes of their files; where they lie does not matter."""
     digest = hashlib.sha256()
     for clip in clips:
-        sizes = [path.stat().st_size if path else None for path in (clip.audio, clip.video)]
+        sizes = [archive.stored_in(path).stat().st_size if path else None for path in (clip.audio, clip.video)]
         words = [(word.text, word.start, word.end) for word in clip.words]
         digest.update(json.dumps([clip.id, clip.text, clip.num_frames, clip.seconds, words, sizes]).encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from torch import Tensor
 from omni_avsr.conditions import SHUFFLED, SWAPPED, ConditionInputs
 from omni_avsr.config import from_mapping
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_recording import MemoryRecording
 from omni_avsr.evaluation import EvaluateConfig, evaluate
 from omni_avsr.hypotheses import read_hypotheses
 from omni_avsr.types import MATCHED, Clip, Task
@@ -36,7 +37,7 @@ def clips() -> list[Clip]:
 
 
 def inputs(found: Sequence[Clip] | None = None) -> ConditionInputs:
-    noise = NoiseSource(torch.randn(100, generator=torch.Generator().manual_seed(1)))
+    noise = NoiseSource([MemoryRecording(torch.randn(100, generator=torch.Generator().manual_seed(1)))])
     return ConditionInputs(clips() if found is None else found, Reader(), noise, seed=3)
 
 

@@ -18,6 +18,8 @@ from omni_avsr import evaluation, scorer
 from omni_avsr.conditions import SWAPPED
 from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
+from omni_avsr.data.noise_manifest import NoiseClip, write_noise_manifest
+from omni_avsr.data.noise_recording import read_wave, samples_sha256
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.encoders.compact_audio import CompactAudioEncoder
 from omni_avsr.evaluation import EvaluateConfig, evaluate
@@ -297,6 +299,7 @@ def test_a_finished_evaluation_decodes_nothing_and_new_levels_only_themselves(
     [
         ({"decode": {"max_new_tokens": 5}}, "another decoding"),
         ({"seed": 8}, "another noise"),
+        ({"data": {"snr_over": "clip"}}, "another noise"),
         ({"llm_dtype": "bfloat16"}, "another llm_dtype"),
         ({"checkpoint": "other"}, "another checkpoint"),
     ],
@@ -364,6 +367,25 @@ def test_only_noisy_sets_are_scored_in_noise(root: Path, tmp_path: Path) -> None
     assert levels == {"noisy": {None, *SNRS}, "quiet": {None}}
     assert (tmp_path / "hypotheses-noisy.jsonl").is_file()
     assert (tmp_path / "hypotheses-quiet.jsonl").is_file()
+    assert "- SNR measured over: the speech\n" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_a_noise_manifest_gives_each_test_set_the_noise_of_its_split(root: Path, tmp_path: Path) -> None:
+    noise = root / "corpus" / "noise.wav"
+    write_audio(tmp_path / "other.wav", np.random.default_rng(3).standard_normal(9000) / 10)
+    clips = []
+    for split, path in (("train", tmp_path / "other.wav"), ("test", noise)):
+        samples = read_wave(path)
+        clips.append(NoiseClip(split, path, len(samples) / 16_000, split, "hiss", samples_sha256(samples)))  # type: ignore[arg-type]
+    write_noise_manifest(tmp_path / "noise.jsonl", clips)
+    few: dict[str, Any] = {"tasks": ["asr"], "swap_video": False, "snr_db": [0]}
+    evaluate(config(root, tmp_path / "file", **few))
+    evaluate(config(root, tmp_path / "manifest", {"test_noise": tmp_path / "noise.jsonl"}, **few))
+    assert lines(tmp_path / "manifest") == lines(tmp_path / "file")
+    with pytest.raises(ValueError, match="this would train on test noise"):
+        evaluate(config(root, tmp_path / "no", {"test_noise": tmp_path / "noise.jsonl", "noise": noise}, **few))
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.usefixtures("_no_plots")

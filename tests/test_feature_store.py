@@ -16,6 +16,7 @@ from omni_avsr.data.dataset import BatchDataset, FileReader
 from omni_avsr.data.feature_store import FeatureDataset, FeatureStore, open_feature_store
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_set import open_noise
 from omni_avsr.model import OmniAVSR
 from omni_avsr.types import Clip, Features, Modality, Task
 
@@ -37,7 +38,7 @@ def clips(corpus: Path) -> list[Clip]:
 @pytest.fixture(scope="module")
 def data(corpus: Path, clips: list[Clip]) -> BatchDataset:
     augment = AugmentConfig(flip=0.5, video_mask_frames=2, audio_mask_samples=300, snr_db=(0.0, None))
-    augmenter = Augmenter(augment, NoiseSource.read(corpus / "noise.wav"))
+    augmenter = Augmenter(augment, NoiseSource(open_noise(corpus / "noise.wav", ("train",))))
     return BatchDataset(clips, FileReader(), augmenter=augmenter, seed=11)
 
 

@@ -1,6 +1,7 @@
 """What a run refuses before it trains anything, each mistake with its place and what to do."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,33 @@ def test_a_missing_noise_file_is_named(folder: Path, monkeypatch: pytest.MonkeyP
     values = run_values(folder, folder / "bad", all_stages())
     values["data"]["noise"] = str(folder / "quiet.wav")
     refused(values, "quiet.wav: no such file", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["noise.wav", "copy.wav"])
+def test_training_on_test_noise_is_refused(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    shutil.copy(folder / "corpus" / "noise.wav", folder / "corpus" / "copy.wav")
+    values["data"]["test_noise"] = str(folder / "corpus" / name)
+    refused(values, "this would train on test noise: .*noise.wav .data.noise. and .* in common", monkeypatch)
+
+
+def test_a_noise_manifest_without_noise_to_train_with_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["data"]["noise"] = str(folder / "corpus" / "noise.jsonl")
+    recording = {"id": "hiss", "audio": "noise.wav", "seconds": 0.5, "kind": "hiss", "sha256": "0" * 64}
+    Path(values["data"]["noise"]).write_text(json.dumps(recording | {"split": "test"}))
+    refused(values, "noise.jsonl: no noise of split train; it has 1 of test", monkeypatch)
+
+
+def test_a_noise_manifest_with_one_recording_in_two_splits_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["data"]["noise"] = str(folder / "corpus" / "noise.jsonl")
+    recording = {"id": "hiss", "audio": "noise.wav", "seconds": 0.5, "kind": "hiss", "sha256": "0" * 64}
+    lines = [json.dumps(recording | {"split": split}) for split in ("train", "test")]
+    Path(values["data"]["noise"]).write_text("\n".join(lines))
+    refused(values, "noise.jsonl:2: id 'hiss' is in split 'train' on line 1", monkeypatch)
 
 
 def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_first(

@@ -11,6 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from omni_avsr.config import STRICT, Positive
 from omni_avsr.data.manifest import read_manifest
+from omni_avsr.data.noise import NoiseSource, SnrOver
+from omni_avsr.data.noise_manifest import Split
+from omni_avsr.data.noise_set import check_noise_apart, open_noise
 from omni_avsr.types import Clip
 
 
@@ -22,6 +25,11 @@ class TestSet:
     split: str = "test"
     noisy: bool = False
 
+    @property
+    def noise_split(self) -> Split:
+        """The split of a noise manifest that the set is scored in: models are chosen in other noise than tested in."""
+        return "validation" if self.split == "validation" else "test"
+
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
@@ -30,7 +38,9 @@ class DataConfig:
     root, noise_root: folders that the other paths may be written with; nothing else reads them.
     manifests: clips to train on and to validate with, by their splits.
     cache: where decoded clips are kept.
-    noise, test_noise: recordings to mix into training and into test clips; two files, so that neither knows the other.
+    noise, test_noise: what is mixed into training and into test clips: any audio file, or a noise manifest (.jsonl), of
+        which training takes the split "train" and a test its own. Training on test noise is refused.
+    snr_over: where the ratio of speech and noise is measured, as ``NoiseSource`` has it.
     """
 
     root: Path | None = None
@@ -40,6 +50,7 @@ class DataConfig:
     noise: Path | None = None
     test_sets: dict[str, TestSet] = field(default_factory=dict)
     test_noise: Path | None = None
+    snr_over: SnrOver = "speech"
     num_workers: Annotated[int, Field(ge=0)] = 0
     max_validation_clips: Positive = 400
 
@@ -55,6 +66,33 @@ class DataConfig:
         """The clips of a test set, sorted by id. ValueError as ``read_split``."""
         test_set = self.test_sets[name]
         return sorted(_non_empty((test_set.manifest,), test_set.split), key=lambda clip: clip.id)
+
+    def read_noise(self) -> NoiseSource | None:
+        """The noise to train with, if any is named.
+
+        Raises:
+            ValueError: a file of it or of the test noise is missing or wrong, or this would train on test noise.
+        """
+        if self.noise is None:
+            return None
+        recordings = open_noise(self.noise, ("train",))
+        if self.test_noise is not None:
+            check_noise_apart(recordings, open_noise(self.test_noise, ("validation", "test")))
+        return NoiseSource(recordings, self.snr_over)
+
+    def read_test_noise(self, name: str) -> NoiseSource:
+        """The noise to score a test set in.
+
+        Raises:
+            ValueError: none is named, a file of it is missing or wrong, or the noise to train with, where that is at
+                hand, has a part of it.
+        """
+        if self.test_noise is None:
+            raise ValueError("no noise is named to test in (data.test_noise=...)")
+        recordings = open_noise(self.test_noise, (self.test_sets[name].noise_split,))
+        if self.noise is not None and self.noise.is_file():
+            check_noise_apart(open_noise(self.noise, ("train",)), recordings)
+        return NoiseSource(recordings, self.snr_over)
 
 
 def _non_empty(manifests: tuple[Path, ...], split: str) -> list[Clip]:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from omni_avsr.data.augment import AugmentConfig, Augmenter, mask_time
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_recording import MemoryRecording
 from omni_avsr.features import centre_crop
 
 PLAIN = {"video_mask_frames": 0, "audio_mask_samples": 0, "snr_db": ()}
-NOISE = NoiseSource(torch.randn(5000, generator=torch.Generator().manual_seed(3)))
+NOISE = NoiseSource([MemoryRecording(torch.randn(5000, generator=torch.Generator().manual_seed(3)))])
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -221,7 +222,7 @@ def test_a_level_of_none_is_clean() -> None:
 
 
 def test_every_level_of_the_list_is_drawn_and_told_and_no_other() -> None:
-    mixer, waveform = augmenter(NOISE, snr_db=(0.0, 20.0, None)), speech(4000)
+    mixer, waveform = augmenter(NOISE, snr_db=(0.0, 20.0, None)), 0.1 * speech(4000)
     levels: list[float] = []
     for seed in range(90):
         noisy, level = mixer.audio(waveform, generator(seed))

@@ -14,6 +14,7 @@ from omni_avsr.data.batching import BatchingConfig, BatchPlan, ClipSize, PlanSam
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset, collate, example_generator
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_recording import MemoryRecording
 from omni_avsr.features import MOUTH_CROP, MOUTH_SIZE, normalize_mouth
 from omni_avsr.media import write_audio, write_video
 from omni_avsr.types import Batch, Clip, Example, Modality, Task
@@ -42,7 +43,7 @@ def cache(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> ClipCa
 
 @pytest.fixture(scope="module")
 def augmenter() -> Augmenter:
-    noise = NoiseSource(torch.randn(5000, generator=torch.Generator().manual_seed(0)))
+    noise = NoiseSource([MemoryRecording(torch.randn(5000, generator=torch.Generator().manual_seed(0)))])
     config = AugmentConfig(flip=0.5, brightness=0.2, video_mask_frames=2, audio_mask_samples=300)
     return Augmenter(config, noise)
 

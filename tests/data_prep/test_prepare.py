@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import prepare as preparation
 from data_prep.clip import ClipSettings
 from data_prep.corpora.grid import read_grid
 from data_prep.corpora.source import SourceClip
@@ -20,16 +19,6 @@ from data_prep.shards import Shard, merge_shards
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.media import read_audio, read_video, write_audio
 from omni_avsr.mouth.video import FaceFinder
-
-
-@pytest.fixture
-def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run here, one after another: it takes seconds to start a worker."""
-
-    def run(function: Callable[[Any], Any], jobs: Sequence[Any], *_: Any) -> Iterator[tuple[Any, Any]]:
-        return ((job, function(job)) for job in jobs)
-
-    monkeypatch.setattr(preparation, "run_jobs", run)
 
 
 def options(**changes: Any) -> PrepareOptions:
