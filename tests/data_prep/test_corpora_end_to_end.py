@@ -132,13 +132,13 @@ def test_lrs3(prepared: Any, spoken: list[SourceClip], tmp_path: Path) -> None:
     for name, clip in zip(("trainval/talk1/00001", "trainval/talk2/00001", "test/talk3/00001"), spoken, strict=True):
         place(root, name, clip)
     words = place_long(root, "pretrain/talk4/00001", spoken)
-    clips, rejected = prepared(read_lrs3(root, max_seconds=4.0))
+    clips, rejected = prepared(read_lrs3(root, max_seconds=2.5))
     assert not rejected
     assert clips["test/talk3/00001"].split == "test"
     assert sorted(clips[f"trainval/{talk}/00001"].split for talk in ("talk1", "talk2")) == ["train", "validation"]
     pieces = [clip for id, clip in clips.items() if id.startswith("pretrain/talk4/00001/")]
     assert {piece.speaker for piece in pieces} == {"talk4"}
-    check_pieces(pieces, root / "pretrain" / "talk4" / "00001.mp4", words, 4.0)
+    check_pieces(pieces, root / "pretrain" / "talk4" / "00001.mp4", words, 2.5)
 
 
 def test_lrs2(prepared: Any, spoken: list[SourceClip], tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ def test_lrs2(prepared: Any, spoken: list[SourceClip], tmp_path: Path) -> None:
     words = place_long(root, "pretrain/4/00001", spoken)
     for name, line in (("train", "1/00001"), ("val", "2/00001"), ("test", "3/00001 NF01")):
         (root / f"{name}.txt").write_text(f"{line}\n")
-    clips, rejected = prepared(read_lrs2(root, max_seconds=4.0))
+    clips, rejected = prepared(read_lrs2(root, max_seconds=2.5))
     assert not rejected
     assert [clips[f"main/{number}/00001"].split for number in (1, 2, 3)] == ["train", "validation", "test"]
     assert clips["main/1/00001"].text == spoken[0].text
     pieces = [clip for id, clip in clips.items() if id.startswith("pretrain/4/00001/")]
-    check_pieces(pieces, root / "pretrain" / "4" / "00001.mp4", words, 4.0)
+    check_pieces(pieces, root / "pretrain" / "4" / "00001.mp4", words, 2.5)
 
 
 def test_grid_as_mpeg_1(prepared: Any, spoken: list[SourceClip], tmp_path: Path) -> None:
@@ -170,7 +170,8 @@ def test_grid_as_mpeg_1(prepared: Any, spoken: list[SourceClip], tmp_path: Path)
     clips, rejected = prepared(read_grid(root))
     assert {clip.speaker: clip.text for clip in clips.values()} == {"s1": spoken[0].text, "s5": spoken[1].text}
     assert clips[f"s1/{spoken[0].media.stem}"].split == "test"
-    assert all(clip.num_frames == 75 and clip.words for clip in clips.values())
+    # In MPEG-1 the video may start a little after the audio, which makes one frame more.
+    assert all(clip.num_frames in (75, 76) and len(clip.words) == 6 for clip in clips.values())
     assert [line.id for line in rejected] == ["s5/broken"]
 
 
@@ -210,10 +211,11 @@ def test_librispeech(prepared: Any, shared: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def crops(tmp_path: Path) -> Path:
-    """A video of mouth crops and its sound, as other projects leave them."""
+    """Videos of mouth crops and their sound, as other projects leave them."""
     random = np.random.default_rng(0)
-    write_video(tmp_path / "crops" / "1.mp4", random.integers(0, 256, (25, 96, 96), np.uint8))
-    write_audio(tmp_path / "crops" / "1.wav", random.uniform(-0.1, 0.1, 16_000).astype(np.float32))
+    for name in ("train", "valid", "test"):
+        write_video(tmp_path / "crops" / f"{name}.mp4", random.integers(0, 256, (25, 96, 96), np.uint8))
+        write_audio(tmp_path / "crops" / f"{name}.wav", random.uniform(-0.1, 0.1, 16_000).astype(np.float32))
     return tmp_path / "crops"
 
 
@@ -224,7 +226,7 @@ def test_auto_avsr(prepared: Any, crops: Path, tmp_path: Path) -> None:
         shutil.copytree(crops, folder)
         labels = root / "labels" / f"lrs3_{part.replace('val', '')}_transcript_lengths_seg16s.csv"
         labels.parent.mkdir(exist_ok=True)
-        labels.write_text(f"lrs3,lrs3_video_seg16s/{part}/talk/1.mp4,25,hello there\n")
+        labels.write_text(f"lrs3,lrs3_video_seg16s/{part}/talk/test.mp4,25,hello there\n")
     clips, rejected = prepared(read_auto_avsr(root))
     assert not rejected
     assert sorted((clip.split, clip.text, clip.num_frames) for clip in clips.values()) == [
@@ -235,7 +237,7 @@ def test_auto_avsr(prepared: Any, crops: Path, tmp_path: Path) -> None:
 
 def test_av_hubert(prepared: Any, crops: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        line = f"trainval/{split}/1\t{crops}/1.mp4\t{crops}/1.wav\t25\t16000\n"
+        line = f"trainval/{split}/1\t{crops}/{split}.mp4\t{crops}/{split}.wav\t25\t16000\n"
         (tmp_path / f"{split}.tsv").write_text(f"/\n{line}")
         (tmp_path / f"{split}.wrd").write_text("HELLO there\n")
     clips, rejected = prepared(read_avhubert(tmp_path))
@@ -247,7 +249,7 @@ def test_av_hubert(prepared: Any, crops: Path, tmp_path: Path) -> None:
 def test_muavic(prepared: Any, crops: Path, tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
     for split in ("train", "valid", "test"):
-        line = f"talk{split}/1\t{crops}/1.mp4\t{crops}/1.wav\t25\t16000\n"
+        line = f"talk{split}/1\t{crops}/{split}.mp4\t{crops}/{split}.wav\t25\t16000\n"
         (tmp_path / "en" / f"{split}_avsr.tsv").write_text(f"/\n{line}")
         (tmp_path / "en" / f"{split}_avsr.en").write_text("it's here\n")
     clips, rejected = prepared(read_muavic(tmp_path))
