@@ -46,7 +46,7 @@ NOTES = (
     "transcripts two a second, which is what it gives GRID's sentences of 3 s.",
     "Training: projectors, markers and adapters (hybrid, rank 16) are trained, encoders are frozen.",
     "Preparation: clips of GRID (360x288, 25 fps, 3 s), each process on a core of its own, from the file to finished "
-    "crops and sound; the start of the processes does not count. Where the time goes is measured apart, in one process.",
+    "crops and sound; the start of the processes does not count. Where the time goes is measured in one process.",
     "Decoding: every clip gets exactly num_new_tokens tokens, the end of a text being suppressed.",
 )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.rejection import Problem, ProblemError, Reason
@@ -41,7 +41,7 @@ def run_jobs(
         return
     columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     waiting = iter(jobs)
-    running: dict[ProcessFuture, Job] = {}
+    running: dict[Future[Result], Job] = {}
     with (
         _one_thread_per_worker(),
         _pool(workers) as pool,
@@ -54,11 +54,12 @@ def run_jobs(
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _result(future, time_limit)
+                result = _result(future, time_limit)
+                yield running.pop(future), result
                 display.advance(task)
 
 
-def _result(future: ProcessFuture, time_limit: float | None) -> object:
+def _result(future: Future[Result], time_limit: float | None) -> Result | Problem:
     """What the job gave, or what went wrong with it."""
     try:
         return future.result()

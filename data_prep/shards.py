@@ -104,8 +104,8 @@ def _read_summaries(output: Path) -> dict[Shard, Summary]:
     counts = {shard.count for shard in found}
     if len(counts) > 1:
         raise ValueError(
-            f"{output / SHARDS_FOLDER}: shards of {' and of '.join(map(str, sorted(counts)))}; remove the folders of an "
-            "older run"
+            f"{output / SHARDS_FOLDER}: shards of {' and of '.join(map(str, sorted(counts)))}; remove the folders of "
+            "an older run"
         )
     count = counts.pop()
     if missing := [f"shard={index}/{count}" for index in range(count) if Shard(index, count) not in found]:

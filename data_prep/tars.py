@@ -90,12 +90,15 @@ def _entries(clip: Clip, source: Clip, tar: Path) -> list[tuple[str, Path | byte
 
 def _taken_out(clip: Clip, tar: Path, scratch: Path) -> Clip:
     """The clip with its media copied to ``scratch``, where they lie in another tar than they are to go to."""
-    copies = {}
-    for kind, file in (("audio", clip.audio), ("video", clip.video)):
-        if file is not None and archive.stored_in(file) not in (file, tar):
-            copies[kind] = scratch / member_key(clip.id) / file.name
-            write_atomically(copies[kind], _read(file))
-    return replace(clip, **copies)
+
+    def taken_out(file: Path | None) -> Path | None:
+        if file is None or archive.stored_in(file) in (file, tar):
+            return file
+        copy = scratch / member_key(clip.id) / file.name
+        write_atomically(copy, _read(file))
+        return copy
+
+    return replace(clip, audio=taken_out(clip.audio), video=taken_out(clip.video))
 
 
 def _moved(clip: Clip, tar: Path) -> Clip:

@@ -277,7 +277,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]
             raise MediaError(f"{path}: the file is empty")
         source.seek(0)
         try:
-            container = av.open(source if isinstance(source, BytesIO) else os.fspath(path))
+            container = av.open(source if isinstance(source, BytesIO) else os.fspath(path), "r")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"{path}: not a readable media file ({_reason(error)})") from error
         with container:

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from data_prep.corpora.grid import read_grid
 from data_prep.synthetic.corpus import SyntheticCorpus
-from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.corpora import (
     FolderCorpus,
     GridCorpus,
@@ -25,6 +24,7 @@ from omni_avsr.cli.corpora import (
     Lrs2Corpus,
     Lrs3Corpus,
 )
+from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.imports import AutoAvsrImport, AvHubertImport, MuavicImport
 from omni_avsr.cli.prepare import PrepareConfig, run
 from omni_avsr.config import from_mapping

@@ -1,4 +1,4 @@
-"""Hundreds of damaged label files: every reader gives clips or says what is wrong, and no name leads out of the output."""
+"""Hundreds of damaged label files: every reader gives clips or says what is wrong, and no name leads elsewhere."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ CORPORA: Mapping[str, tuple[Reader, Mapping[str, str]]] = {
     "lombard": (
         read_lombard_grid,
         {
-            "transcripts.tsv": "file\tspeaker\tsplit\ttext\ns30/s30_l_bbbm4a.flac\ts30\ttrain\tbin blue by m four again\n",
+            "transcripts.tsv": "file\tsplit\ttext\ns30/s30_l_bbbm4a.flac\ttrain\tbin blue by m four again\n",
             "s30/s30_l_bbbm4a.flac": "",
         },
     ),
@@ -95,7 +95,7 @@ CORPORA: Mapping[str, tuple[Reader, Mapping[str, str]]] = {
 }  # fmt: skip
 
 PIECES = (
-    b"\xff\xfe", b"\x00", b"\xc3", "\u2028".encode(), "\u202e深😀".encode(), b"\r", b"\r\n\r\n", b"\t", b",", b'"', b"'",
+    b"\xff\xfe", b"\x00", b"\xc3", "\u2028".encode(), "\u202e深😀".encode(), b"\r", b"\r\n", b"\t", b",", b'"', b"'",
     b"../../../../etc/passwd", b"/etc/passwd", b"-1", b"1e400", b"nan", b"99999999999999999999", b"{LAUGH}", b" " * 300,
     b"<script>alert(1)</script>", b"a" * 5000, b"\x1b[31m", b"$(touch x)", b"WORD START END ASDSCORE\n",
 )  # fmt: skip
@@ -149,7 +149,9 @@ def test_damaged_labels_are_problems_of_their_clips(tmp_path: Path, corpus: str)
         try:
             clips = read(tmp_path / "in")
         except ValueError as error:
-            assert str(tmp_path) in str(error), "an error has to name the file"
+            message = str(error)
+            if str(tmp_path) not in message:
+                pytest.fail(f"an error has to name the file: {message}")
         else:
             num_read += 1
             problems = find_problems(clips, 1000)

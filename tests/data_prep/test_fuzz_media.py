@@ -1,4 +1,4 @@
-"""Hundreds of damaged media files: each is prepared or rejected with a reason, and no file appears where none belongs."""
+"""Hundreds of damaged media files: each is prepared or rejected with a reason, and no stray file appears."""
 
 import hashlib
 from collections import Counter

@@ -11,7 +11,7 @@ from data_prep.rejection import Problem, Reason
 def test_every_job_gets_its_result_or_its_problem() -> None:
     jobs = ["a", "reject", "hang", "b", "die", "fail", *map(str, range(30))]
     results = dict(run_jobs(run_job, jobs, workers=2, progress=False, time_limit=8))
-    assert list(sorted(results)) == sorted(jobs)
+    assert sorted(results) == sorted(jobs)
     assert {job: results[job] for job in jobs if job not in ("reject", "hang", "die", "fail")} == {
         job: job.upper() for job in jobs if job not in ("reject", "hang", "die", "fail")
     }
