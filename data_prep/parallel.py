@@ -13,6 +13,7 @@ import cv2
 from pebble import ProcessExpired, ProcessPool
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_prep.cores import Slots, claim_core, core_slots
 from data_prep.rejection import Problem, ProblemError, Reason
 
 Job = TypeVar("Job")
@@ -77,11 +78,12 @@ def _result(future: Future[Result], time_limit: float | None) -> Result | Proble
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPool]:
+    context = multiprocessing.get_context("spawn")
     pool = ProcessPool(
         max_workers=workers,
-        context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=[1],
+        context=context,
+        initializer=_start_worker,
+        initargs=[core_slots(context, workers)],
     )
     try:
         yield pool
@@ -90,6 +92,12 @@ def _pool(workers: int) -> Iterator[ProcessPool]:
         # After an interruption what is running or queued is given up; after close() there is nothing left.
         pool.stop()
         pool.join()
+
+
+def _start_worker(slots: Slots | None) -> None:
+    cv2.setNumThreads(1)
+    if slots is not None:
+        claim_core(slots)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from omni_avsr.cli import demo, splice, transcribe
+from omni_avsr.cli import demo, merge, noise, splice, transcribe
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import PrepareConfig
 from omni_avsr.config import from_mapping
@@ -25,6 +27,8 @@ CONFIGS: Mapping[str, type] = {"prepare": PrepareConfig, "train": RunConfig, "ev
 PARSERS: Mapping[str, ArgumentParser] = {
     "transcribe": transcribe.parser(),
     "demo": demo.parser(),
+    "merge": merge.parser(),
+    "noise": noise.parser(),
     "splice": splice.parser(),
 }
 
@@ -42,6 +46,11 @@ def settings_of(command: str) -> Any:
     """The settings that ``omni-avsr ...`` would run with; an error, or SystemExit of argparse, when it could not."""
     program, name, *arguments = shlex.split(command, comments=True)
     assert program == "omni-avsr"
+    if "-m" in arguments:
+        # Every job of a sweep is checked; the first one's settings stand for all.
+        swept = OverridesParser.create().parse_overrides([argument for argument in arguments if argument != "-m"])
+        jobs = [job for batch in BasicSweeper.split_arguments(swept, max_batch_size=None) for job in batch]
+        return [from_mapping(CONFIGS[name], composed(name, job), name) for job in jobs][0]
     if name in CONFIGS:
         return from_mapping(CONFIGS[name], composed(name, arguments), name)
     return PARSERS[name].parse_args(arguments)

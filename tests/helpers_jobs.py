@@ -16,6 +16,8 @@ def run_job(job: str) -> str:
             os.kill(os.getpid(), signal.SIGKILL)
         case "reject":
             raise ProblemError(Reason.NO_FACE, "nobody there")
+        case "core":
+            return ",".join(map(str, sorted(os.sched_getaffinity(0))))
         case "fail":
             raise RuntimeError("broken")
     return job.upper()
