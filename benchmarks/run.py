@@ -38,7 +38,7 @@ NAMES: dict[type[AnyCase], str] = {
     ImportCase: "import",
     PreparationCase: "preparation",
 }
-NUM_CLIPS = 40
+NUM_CLIPS = 100
 """Clips that each process prepares in a benchmark of the preparation."""
 NOTES = (
     "Every case ran in its own process; warm-ups are not counted; seconds are medians over num_repetitions.",

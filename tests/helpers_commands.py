@@ -50,7 +50,8 @@ def settings_of(command: str) -> Any:
         # Every job of a sweep is checked; the first one's settings stand for all.
         swept = OverridesParser.create().parse_overrides([argument for argument in arguments if argument != "-m"])
         jobs = [job for batch in BasicSweeper.split_arguments(swept, max_batch_size=None) for job in batch]
-        return [from_mapping(CONFIGS[name], composed(name, job), name) for job in jobs][0]
+        settings = [from_mapping(CONFIGS[name], composed(name, job), name) for job in jobs]
+        return settings[0]
     if name in CONFIGS:
         return from_mapping(CONFIGS[name], composed(name, arguments), name)
     return PARSERS[name].parse_args(arguments)

@@ -15,11 +15,10 @@ from data_prep.noise.source import SourceNoise
 from data_prep.noise.store import MANIFEST_NAME, audio_path, stored_clip
 from data_prep.parallel import run_jobs
 from data_prep.rejection import Problem, ProblemError, Reason, Rejection, write_rejections
+from data_prep.shards import REJECTED_NAME
 from omni_avsr.data.noise import SILENCE_POWER
 from omni_avsr.data.noise_manifest import SPLITS, NoiseClip, write_noise_manifest
 from omni_avsr.media import MediaError, read_audio, write_audio
-
-REJECTED_NAME = "rejected.jsonl"
 
 logger = logging.getLogger(__name__)
 

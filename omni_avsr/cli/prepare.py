@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from data_prep.clip import ClipSettings
+from data_prep.corpora.files import AUDIO_SUFFIXES, suffix_of
 from data_prep.corpora.source import SourceClip
 from data_prep.prepare import PrepareOptions, PrepareReport, prepare
 from data_prep.shards import REJECTED_NAME, Shard
@@ -31,7 +32,6 @@ from omni_avsr.mouth.video import FaceFinder
 
 log = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
 Share = Annotated[float, Field(ge=0, le=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 AnyCorpus = (
@@ -162,7 +162,7 @@ def _check_output(corpus: AnyCorpus, source: Path, output: Path) -> None:
 def _needs_faces(clips: list[SourceClip]) -> bool:
     """Whether any clip may be a video whose mouth has to be found. Files are not opened for it: workers do that."""
     return any(
-        clip.needs_video or clip.media.suffix.lower() not in AUDIO_SUFFIXES
+        clip.needs_video or suffix_of(str(clip.media)) not in AUDIO_SUFFIXES
         for clip in clips
         if clip.cropped_frames is None
     )

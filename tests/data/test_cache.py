@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,3 +225,33 @@ def test_a_pickled_cache_carries_no_data_and_reads_the_same(tmp_path: Path) -> N
     copy = pickle.loads(pickled)
     assert torch.equal(copy.video(clip), cache.video(clip))
     assert torch.equal(copy.waveform(clip), cache.waveform(clip))
+
+
+def test_clips_in_a_tar_are_cached_as_loose_ones_and_a_new_tar_is_noticed(
+    clips: list[Clip], tmp_path: Path, decoded: list[str]
+) -> None:
+    with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+        for clip in clips:
+            for file in (clip.audio, clip.video):
+                assert file is not None
+                tar.add(file, file.name)
+    packed = [
+        replace(clip, audio=tmp_path / "clips.tar" / f"{clip.id}.flac", video=tmp_path / "clips.tar" / f"{clip.id}.mp4")
+        for clip in clips
+    ]
+    loose, inside = open_cache(clips, tmp_path / "loose"), open_cache(packed, tmp_path / "inside")
+    for clip, other in zip(clips, packed, strict=True):
+        one, two = loose.waveform(clip), inside.waveform(other)
+        assert one is not None
+        assert two is not None
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+        pixels, others = loose.video(clip), inside.video(other)
+        assert pixels is not None
+        assert others is not None
+        assert torch.equal(pixels, others)
+    count = len(decoded)
+    open_cache(packed, tmp_path / "inside")
+    assert len(decoded) == count
+    os.utime(tmp_path / "clips.tar", (1, 1))
+    open_cache(packed, tmp_path / "inside")
+    assert len(decoded) == count + len(clips)
