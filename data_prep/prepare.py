@@ -120,7 +120,8 @@ def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions
             clips.append(made)
     if options.clips_per_tar is not None:
         places = {sources[place].id: number // options.clips_per_tar for number, place in enumerate(part)}
-        clips = pack(clips, places, output / TARS_FOLDER, f"{shard.index:03d}-")
+        own = {file for job in jobs.values() for file in (job.audio_file, job.video_file)}
+        clips = pack(clips, places, own, output / TARS_FOLDER, f"{shard.index:03d}-")
     rejected = tuple(_rejection(sources[place], rejections[place]) for place in sorted(rejections))
     write_shard(output, shard, [source.id for source in sources], clips, rejected)
     page = None

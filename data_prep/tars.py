@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +37,14 @@ def stored_media(folder: Path) -> dict[str, Path]:
 
 
 def pack(
-    clips: Sequence[Clip], places: Mapping[str, int], folder: Path, prefix: str, track: Track = iter
+    clips: Sequence[Clip],
+    places: Mapping[str, int],
+    own: Collection[Path],
+    folder: Path,
+    prefix: str,
+    track: Track = iter,
 ) -> list[Clip]:
-    """Move the clips' media into tars below ``folder``; returns the clips with their new paths.
+    """Put the clips' media into tars below ``folder``; returns the clips with their new paths.
 
     Each clip becomes ``<key>.mp4``, ``<key>.flac``, ``<key>.txt`` (transcript) and ``<key>.json`` (its manifest line).
     A tar that holds just what it should is left alone, so packing what is packed does nothing; one that is of no use
@@ -48,6 +53,7 @@ def pack(
     Args:
         clips: their media may lie anywhere, in other tars too.
         places: the number of the tar that each clip goes to, by id.
+        own: loose files that are removed once they are in a tar. All others stay: they belong to somebody else.
         prefix: of the tars' names.
     """
     by_tar: dict[Path, list[Clip]] = {}
@@ -58,17 +64,17 @@ def pack(
     with TemporaryDirectory(prefix=".partial-", dir=folder) if folder.is_dir() else nullcontext() as scratch:
         sources = {tar: [_taken_out(clip, tar, Path(scratch or folder)) for clip in by_tar[tar]] for tar in tars}
         for number in track(range(len(tars))):
-            _write_tar(tars[number], by_tar[tars[number]], sources[tars[number]])
+            _write_tar(tars[number], by_tar[tars[number]], sources[tars[number]], own)
     for unused in set(folder.glob(f"{prefix}*.tar")) - set(tars):
         unused.unlink()
     moved = {clip.id: _moved(clip, tar) for tar in tars for clip in by_tar[tar]}
     return [moved[clip.id] for clip in clips]
 
 
-def _write_tar(tar: Path, clips: Sequence[Clip], sources: Sequence[Clip]) -> None:
-    """Write ``tar`` if it is not as it should be, then remove the files that are in it now."""
+def _write_tar(tar: Path, clips: Sequence[Clip], sources: Sequence[Clip], own: Collection[Path]) -> None:
+    """Write ``tar`` if it is not as it should be, then remove our own files that are in it now."""
     files = [entry for clip, source in zip(clips, sources, strict=True) for entry in _entries(clip, source, tar)]
-    loose = [content for _, content in files if isinstance(content, Path) and content.is_file()]
+    loose = [content for _, content in files if isinstance(content, Path) and content in own and content.is_file()]
     if loose or not _holds(tar, files):
         with replacing(tar) as partial, tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as stream:
             for name, content in files:
@@ -83,9 +89,16 @@ def _write_tar(tar: Path, clips: Sequence[Clip], sources: Sequence[Clip]) -> Non
 def _entries(clip: Clip, source: Clip, tar: Path) -> list[tuple[str, Path | bytes]]:
     """Names inside the tar, and what comes there: the contents, or where they are."""
     key = member_key(clip.id)
-    line = clip_to_json(_moved(clip, tar), tar)
-    media = [(f"{key}{file.suffix}", file) for file in (source.audio, source.video) if file is not None]
-    return [*media, (f"{key}.txt", clip.text.encode()), (f"{key}.json", json.dumps(line, ensure_ascii=False).encode())]
+    moved = _moved(clip, tar)
+    line = clip_to_json(moved, tar)
+    pairs = ((moved.audio, source.audio), (moved.video, source.video))
+    # One file may hold both.
+    media = {place.relative_to(tar).as_posix(): file for place, file in pairs if place is not None and file is not None}
+    return [
+        *media.items(),
+        (f"{key}.txt", clip.text.encode()),
+        (f"{key}.json", json.dumps(line, ensure_ascii=False).encode()),
+    ]
 
 
 def _taken_out(clip: Clip, tar: Path, scratch: Path) -> Clip:
@@ -102,12 +115,13 @@ def _taken_out(clip: Clip, tar: Path, scratch: Path) -> Clip:
 
 
 def _moved(clip: Clip, tar: Path) -> Clip:
+    """The clip in its tar."""
     key = member_key(clip.id)
-    return replace(
-        clip,
-        audio=tar / f"{key}{clip.audio.suffix}" if clip.audio else None,
-        video=tar / f"{key}{clip.video.suffix}" if clip.video else None,
-    )
+    video = tar / f"{key}{clip.video.suffix}" if clip.video else None
+    audio = tar / f"{key}{clip.audio.suffix}" if clip.audio else None
+    if audio is not None and audio == video and clip.audio != clip.video:
+        audio = tar / f"{key}.audio{audio.suffix}"
+    return replace(clip, audio=audio, video=video)
 
 
 def _holds(tar: Path, files: Sequence[tuple[str, Path | bytes]]) -> bool:

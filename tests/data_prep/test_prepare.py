@@ -155,6 +155,20 @@ def test_crops_made_elsewhere_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [rejection.reason for rejection in report.rejections] == [Reason.MISSING_FILE, Reason.BAD_LABEL]
 
 
+def test_crops_made_elsewhere_are_copied_into_tars_and_stay_where_they_are(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("a.mp4", "a.wav"):
+        (theirs / name).write_bytes(name.encode())
+    crop = SourceClip("a", theirs / "a.mp4", "text", "val", audio=theirs / "a.wav", cropped_frames=7, seconds=0.28)
+    for _ in range(2):
+        report = prepare([crop], tmp_path / "out", options(clips_per_tar=10))
+        (clip,) = read_manifest(report.manifest, check_files=True)
+        assert clip.video == tmp_path / "out" / "tars" / "000-000000.tar" / "a.mp4"
+        assert sorted(path.name for path in theirs.iterdir()) == ["a.mp4", "a.wav"]
+    assert list((tmp_path / "out" / "tars").iterdir()) == [tmp_path / "out" / "tars" / "000-000000.tar"]
+
+
 def test_a_problem_that_the_reader_found_is_listed(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.flac", np.zeros(1600, np.float32))
     bad = SourceClip("t.tsv:3", tmp_path / "\udcff", "", "train", problem=Problem(Reason.BAD_LABEL, "t.tsv:3: \udcff"))

@@ -32,7 +32,33 @@ def clips(tmp_path: Path) -> list[Clip]:
 
 
 def packed(clips: Sequence[Clip], folder: Path, places: Sequence[int] = (0, 0, 1)) -> list[Clip]:
-    return pack(clips, {clip.id: place for clip, place in zip(clips, places, strict=True)}, folder, "000-")
+    own = {file for clip in clips for file in (clip.audio, clip.video) if file is not None}
+    return pack(clips, {clip.id: place for clip, place in zip(clips, places, strict=True)}, own, folder, "000-")
+
+
+def test_files_that_are_not_our_own_stay_and_are_not_packed_twice(clips: list[Clip], tmp_path: Path) -> None:
+    """Of the second clip, sound and pictures are in one file; of the first, in two of one kind."""
+    sound, video = clips[0].audio, clips[1].video
+    assert sound is not None
+    assert video is not None
+    theirs = [replace(clips[0], video=tmp_path / "pictures.flac"), replace(clips[1], audio=video)]
+    (tmp_path / "pictures.flac").write_bytes(b"pictures")
+    places = {clip.id: 0 for clip in theirs}
+    moved = pack(theirs, places, (), tmp_path / "tars", "")
+    tar = tmp_path / "tars" / "000000.tar"
+    assert [name for name in archive.members(tar) if name.endswith((".mp4", ".flac"))] == [
+        "s1/a.audio.flac", "s1/a.flac", "s1/b%2E1.mp4",
+    ]  # fmt: skip
+    assert moved[1].audio == moved[1].video
+    for clip, other in zip(theirs, moved, strict=True):
+        for file, packed_file in ((clip.audio, other.audio), (clip.video, other.video)):
+            assert file is not None
+            assert packed_file is not None
+            with archive.open_file(packed_file) as stream:
+                assert stream.read() == file.read_bytes()
+    time = tar.stat().st_mtime_ns
+    assert pack(theirs, places, (), tmp_path / "tars", "") == moved
+    assert tar.stat().st_mtime_ns == time
 
 
 def test_clips_move_into_tars_and_are_read_there(clips: list[Clip], tmp_path: Path) -> None:
