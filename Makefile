@@ -46,8 +46,8 @@ format: setup  ## format, and mend what the linter can
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-bench: setup  ## measure speed and memory of training and decoding (JSON)
-	$(RUN) benchmarks.run $(BENCH_ARGS)
+bench: setup  ## measure speed and memory of training, decoding and, with GRID=FOLDER of its clips, preparing (JSON)
+	$(RUN) benchmarks.run $(if $(GRID),--grid "$(GRID)") $(BENCH_ARGS)
 
 clean:  ## remove caches and build output (not the environment)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

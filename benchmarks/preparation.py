@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.cases import PreparationCase
 from benchmarks.measure import Stopwatch, peak_memory_mib, read_case, write_figures
-from data_prep.clip import SAMPLES_PER_FRAME, ClipJob, ClipRecord, ClipSettings, fit_length, prepare_clip
+from data_prep.clip import SAMPLES_PER_FRAME, fit_length, prepare_clip
+from data_prep.clip_record import ClipJob, ClipRecord, ClipSettings
 from data_prep.corpora.grid import read_grid
 from data_prep.parallel import run_jobs
 from omni_avsr.media import FRAME_RATE, iter_video, read_audio, write_audio, write_video

@@ -9,13 +9,18 @@ from multiprocessing.sharedctypes import SynchronizedArray
 Slots = SynchronizedArray  # the process that has each of this process's cores, 0 for none
 
 
+def num_cores() -> int:
+    """The cores that this process may use; a cluster gives a job a few of a machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def core_slots(context: SpawnContext, workers: int) -> Slots | None:
     """Slots for workers to claim cores by, or None where they have to share them.
 
     Only a run that has a worker for each of its cores hands them out: of several runs on one machine that each have a
     few, all would claim the same ones.
     """
-    if not hasattr(os, "sched_getaffinity") or workers != len(os.sched_getaffinity(0)):
+    if not hasattr(os, "sched_getaffinity") or workers != num_cores():
         return None
     return context.Array("q", workers)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from data_prep.checks import find_problems
-from data_prep.clip import ClipJob, ClipRecord, ClipSettings, outcome, prepare_clip
+from data_prep.clip import prepare_clip
+from data_prep.clip_record import ClipJob, ClipRecord, ClipSettings, discard, outcome
 from data_prep.corpora.source import SourceClip
 from data_prep.parallel import run_jobs
+from data_prep.quality.markup import plain
 from data_prep.quality.page import write_quality_page
-from data_prep.rejection import Problem, Reason, Rejection
-from data_prep.shards import MANIFEST_NAME, Shard, write_shard
+from data_prep.rejection import PASSING, Problem, Reason, Rejection
+from data_prep.shards import MANIFEST_NAME, Corpus, Shard, write_shard
 from data_prep.tars import member_key, pack, stored_media
 from omni_avsr import archive
 from omni_avsr.types import Clip
@@ -33,7 +37,8 @@ class PrepareOptions:
 
     workers: processes of one thread.
     shard: the part of the corpus that this run prepares.
-    clips_per_tar: pack the media into tars of so many clips; None leaves them in files of their own.
+    clips_per_tar: pack the media into tars of so many clips; None leaves them where they are: in files of their own, or
+        in the tars of an earlier run.
     time_limit: seconds for one clip, after which it is given up.
     max_characters: a longer transcript is rejected.
     """
@@ -49,25 +54,29 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a run did: clips made now, clips found finished, and the rejected ones, sorted by id; ``page``, the quality
-    page, is of whole corpora only. ``seconds`` of work, ``media_seconds`` of the clips made now."""
+    """What a run did.
+
+    page: the quality page; None for a shard.
+    num_prepared: clips made now, of ``media_seconds`` together, in ``seconds`` of work.
+    num_finished_before: clips that an earlier run had made.
+    num_imported: clips that were crops already.
+    num_tried: clips that a worker opened in this run, whatever came of it.
+    rejections: of this run and of earlier ones, sorted by id.
+    """
 
     manifest: Path
     page: Path | None
     num_prepared: int
     num_finished_before: int
+    num_imported: int
+    num_tried: int
     rejections: tuple[Rejection, ...]
     seconds: float
     media_seconds: float
 
     @property
     def num_clips(self) -> int:
-        return self.num_prepared + self.num_finished_before
-
-    @property
-    def rejected_share(self) -> float:
-        """Of all the clips that this run was to prepare."""
-        return len(self.rejections) / max(1, self.num_clips + len(self.rejections))
+        return self.num_prepared + self.num_finished_before + self.num_imported
 
 
 def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions) -> PrepareReport:
@@ -79,97 +88,120 @@ def prepare(sources: Sequence[SourceClip], output: Path, options: PrepareOptions
     sources and the settings. A shard writes its manifest below ``output``/shards, for ``merge_shards``.
 
     Raises:
-        ValueError: there is nothing to prepare, or an option makes no sense.
+        ValueError: there is nothing to prepare, an option makes no sense, or another run is at work on the same.
     """
-    begun = time.monotonic()
     if not sources:
         raise ValueError("no clips to prepare")
     if options.workers < 1:
         raise ValueError(f"workers must be at least 1, got {options.workers}")
     sources = sorted(sources, key=lambda source: source.id)
-    problems = find_problems(sources, options.max_characters)
-    shard = options.shard
-    part = range(shard.index, len(sources), shard.count)
-    rejections = {place: problem for place in part if (problem := problems[place]) is not None}
-    good = {sources[place].id: place for place in part if place not in rejections}
+    with _scratch_folder(output, options.shard) as scratch:
+        return _prepare(sources, output, scratch, options)
 
-    jobs = {id: _job(sources[place], output, options) for id, place in good.items() if not _is_cropped(sources[place])}
-    scratch = _scratch(output, shard)
-    _remove_scratch(scratch)  # what a killed run left
+
+def _prepare(sources: Sequence[SourceClip], output: Path, scratch: Path, options: PrepareOptions) -> PrepareReport:
+    begun = time.monotonic()
+    shard = options.shard
+    problems = find_problems(sources, options.max_characters)
+    part = range(shard.index, len(sources), shard.count)
+    rejected = {place: problem for place in part if (problem := problems[place]) is not None}
+    good = {sources[place].id: place for place in part if place not in rejected}
+    jobs = {
+        id: _job(sources[place], output, scratch, options) for id, place in good.items() if not _is_crop(sources[place])
+    }
     packed = stored_media(output / TARS_FOLDER)
     known = {id: result for id, job in jobs.items() if (result := _finished(job, packed)) is not None}
-    results: dict[str, ClipRecord | Problem] = dict(known)
-    for place in rejections:
-        _log(sources[place], rejections[place])
+    for place, problem in rejected.items():
+        _log(sources[place], problem)
     for id, result in known.items():
         if isinstance(result, Problem):
             _log(sources[good[id]], result)
+    new: dict[str, ClipRecord | Problem] = {}
     todo = [job for id, job in jobs.items() if id not in known]
     for job, result in run_jobs(prepare_clip, todo, options.workers, len(known), options.progress, options.time_limit):
-        results[job.id] = result
+        new[job.id] = result
         if isinstance(result, Problem):
             _log(sources[good[job.id]], result)
-    _remove_scratch(scratch)
+            if result.reason in PASSING:  # its worker could not clear up after itself
+                discard(job)
 
     clips = []
+    results = known | new
     for id, place in good.items():
         made = _imported(sources[place]) if id not in jobs else _clip(sources[place], jobs[id], results[id], packed)
         if isinstance(made, Problem):
-            rejections[place] = made
+            rejected[place] = made
         else:
             clips.append(made)
     if options.clips_per_tar is not None:
         places = {sources[place].id: number // options.clips_per_tar for number, place in enumerate(part)}
         own = {file for job in jobs.values() for file in (job.audio_file, job.video_file)}
-        clips = pack(clips, places, own, output / TARS_FOLDER, f"{shard.index:03d}-")
-    rejected = tuple(_rejection(sources[place], rejections[place]) for place in sorted(rejections))
-    write_shard(output, shard, [source.id for source in sources], clips, rejected)
+        clips = pack(clips, places, own, output / TARS_FOLDER, shard.tar_prefix, scratch)
+    rejections = tuple(_rejection(sources[place], rejected[place]) for place in sorted(rejected))
+    write_shard(output, shard, Corpus.of(sources, options.clips), clips, rejections)
     page = None
     if shard.count == 1:
         page = output / QUALITY_PAGE_NAME
         # Crops that came from elsewhere are not to be trusted any more than other media.
-        time_limit = options.time_limit if any(map(_is_cropped, sources)) else None
-        write_quality_page(page, clips, rejected, output.resolve().name, time_limit=time_limit)
-    new = [results[job.id] for job in todo]
-    num_prepared = sum(isinstance(result, ClipRecord) for result in new)
+        time_limit = options.time_limit if any(map(_is_crop, sources)) else None
+        write_quality_page(page, clips, rejections, output.resolve().name, time_limit=time_limit)
+    made_now = [result for result in new.values() if isinstance(result, ClipRecord)]
+    num_imported = sum(clip.id not in jobs for clip in clips)
     return PrepareReport(
         manifest=shard.folder(output) / MANIFEST_NAME,
         page=page,
-        num_prepared=num_prepared,
-        num_finished_before=len(clips) - num_prepared,
-        rejections=rejected,
+        num_prepared=len(made_now),
+        num_finished_before=len(clips) - num_imported - len(made_now),
+        num_imported=num_imported,
+        num_tried=len(todo),
+        rejections=rejections,
         seconds=time.monotonic() - begun,
-        media_seconds=sum(result.seconds for result in new if isinstance(result, ClipRecord)),
+        media_seconds=sum(record.seconds for record in made_now),
     )
 
 
-def _is_cropped(source: SourceClip) -> bool:
+@contextmanager
+def _scratch_folder(output: Path, shard: Shard) -> Iterator[Path]:
+    """Where the shard's unfinished files are: apart from finished ones, and from those of shards that run beside it.
+
+    It begins and ends empty: a killed run leaves its half files here, and only here. ValueError if another run has it.
+    """
+    folder = output / "scratch" / shard.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{output}: another run is preparing the same (it holds {lock.lock_file})") from error
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # other shards may be at work beside it
+            folder.parent.rmdir()
+
+
+def _is_crop(source: SourceClip) -> bool:
     return source.cropped_frames is not None
 
 
-def _job(source: SourceClip, output: Path, options: PrepareOptions) -> ClipJob:
+def _job(source: SourceClip, output: Path, scratch: Path, options: PrepareOptions) -> ClipJob:
     return ClipJob(
         id=source.id,
         media=source.media,
         output=output,
-        scratch=_scratch(output, options.shard),
+        scratch=scratch,
         settings=options.clips,
         audio=source.audio,
         span=source.span,
         needs_audio=source.needs_audio,
         needs_video=source.needs_video,
+        last_word=source.words[-1].start if source.words else None,
     )
-
-
-def _scratch(output: Path, shard: Shard) -> Path:
-    """Where the shard's unfinished files are: apart from finished ones, and from those of shards that run beside it."""
-    return output / "scratch" / shard.name
-
-
-def _remove_scratch(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # other shards may be at work beside it
-        folder.parent.rmdir()
 
 
 def _finished(job: ClipJob, packed: Mapping[str, Path]) -> ClipRecord | Problem | None:
@@ -202,7 +234,7 @@ def _clip(source: SourceClip, job: ClipJob, result: ClipRecord | Problem, packed
         num_frames=result.frames,
         speaker=source.speaker,
         words=source.words,
-        quality=result.quality,
+        quality={**source.quality, **result.quality},
     )
 
 
@@ -230,6 +262,5 @@ def _rejection(source: SourceClip, problem: Problem) -> Rejection:
 
 
 def _log(source: SourceClip, problem: Problem) -> None:
-    # A name may hold bytes that are no text, which a log cannot write.
-    line = f"clip {source.id}: {problem.detail}"
-    logger.warning("%s", line.encode(errors="backslashreplace").decode())
+    # A name may hold bytes that are no text, and signs that a terminal obeys.
+    logger.warning("%s", plain(f"clip {source.id}: {problem.detail}", 2000))

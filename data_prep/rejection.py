@@ -26,6 +26,10 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     CORRUPT = "corrupt"
     """The media file is empty, or cannot be opened or decoded."""
+    CUT_OFF = "cut_off"
+    """The media end before the file's header says, or before the last word."""
+    UNEVEN = "uneven"
+    """Sound and pictures are not equally long."""
     NO_VIDEO = "no_video"
     NO_AUDIO = "no_audio"
     NO_FACE = "no_face"
@@ -35,6 +39,10 @@ class Reason(StrEnum):
     WORKER_DIED = "worker_died"
     FAILED = "failed"
     """Anything else that went wrong with this clip."""
+
+
+PASSING = frozenset({Reason.TIMEOUT, Reason.WORKER_DIED, Reason.FAILED})
+"""Reasons that may be gone in another run: it tries again."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ def write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
 
 def read_rejections(path: Path) -> list[Rejection]:
     """What ``write_rejections`` wrote. ValueError names the file and the line."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run the preparation again")
     rejections = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

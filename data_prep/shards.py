@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data_prep.clip_record import ClipSettings
+from data_prep.corpora.source import SourceClip
 from data_prep.rejection import Rejection, read_rejections, write_rejections
 from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.files import write_atomically
@@ -17,6 +19,7 @@ from omni_avsr.types import Clip
 MANIFEST_NAME = "manifest.jsonl"
 REJECTED_NAME = "rejected.jsonl"
 SHARDS_FOLDER = "shards"
+SUMMARY_NAME = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -38,36 +41,39 @@ class Shard:
     def name(self) -> str:
         return f"{self.index:05d}-of-{self.count:05d}"
 
+    @property
+    def tar_prefix(self) -> str:
+        """What the names of its tars begin with."""
+        return "" if self.count == 1 else f"{self.name}-"
+
     def folder(self, output: Path) -> Path:
         """Where the shard's own manifest and rejections are; of a whole corpus that is ``output`` itself."""
         return output if self.count == 1 else output / SHARDS_FOLDER / self.name
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One shard's word that it is done: of how many clips altogether, told by the hash of their ids."""
+class Corpus:
+    """What all shards of a preparation have in common: how many clips there are, and a hash of their labels and of how
+    they are made."""
 
     num_sources: int
-    corpus: str
-    num_prepared: int
-    num_rejected: int
+    sha256: str
 
-
-def corpus_hash(ids: Sequence[str]) -> str:
-    """The same for the same ids in the same order."""
-    return hashlib.sha256("\0".join(ids).encode(errors="surrogatepass")).hexdigest()
+    @classmethod
+    def of(cls, sources: Sequence[SourceClip], settings: ClipSettings) -> Corpus:
+        facts = [repr(replace(settings, face_model=None)), *(repr(_labels(source)) for source in sources)]
+        return cls(len(sources), hashlib.sha256("\0".join(facts).encode(errors="backslashreplace")).hexdigest())
 
 
 def write_shard(
-    output: Path, shard: Shard, corpus: Sequence[str], clips: Sequence[Clip], rejected: Sequence[Rejection]
+    output: Path, shard: Shard, corpus: Corpus, clips: Sequence[Clip], rejected: Sequence[Rejection]
 ) -> None:
-    """Write the manifest and the rejections of a shard; and, last of all, its summary. ``corpus``: the ids of all."""
+    """Write the manifest and the rejections of a shard; and, last of all, that it is done."""
     folder = shard.folder(output)
     write_manifest(folder / MANIFEST_NAME, clips)
     write_rejections(folder / REJECTED_NAME, rejected)
     if shard.count > 1:
-        summary = Summary(len(corpus), corpus_hash(corpus), len(clips), len(rejected))
-        write_atomically(folder / "summary.json", json.dumps(asdict(summary)) + "\n")
+        write_atomically(folder / SUMMARY_NAME, json.dumps(asdict(corpus)) + "\n")
 
 
 def merge_shards(output: Path) -> tuple[list[Clip], list[Rejection]]:
@@ -76,28 +82,31 @@ def merge_shards(output: Path) -> tuple[list[Clip], list[Rejection]]:
     Raises:
         ValueError: a shard is missing, or unlike the others, or not every clip of the corpus is accounted for.
     """
-    summaries = _read_summaries(output)
-    clips = [clip for shard in summaries for clip in read_manifest(shard.folder(output) / MANIFEST_NAME)]
-    rejected = [line for shard in summaries for line in read_rejections(shard.folder(output) / REJECTED_NAME)]
-    expected = next(iter(summaries.values())).num_sources
-    if len(clips) + len(rejected) != expected:
+    corpus, shards = _read_summaries(output)
+    clips = [clip for shard in shards for clip in read_manifest(shard.folder(output) / MANIFEST_NAME)]
+    rejected = [line for shard in shards for line in read_rejections(shard.folder(output) / REJECTED_NAME)]
+    if len(clips) + len(rejected) != corpus.num_sources:
         raise ValueError(
-            f"{output}: {len(clips)} clips and {len(rejected)} rejected ones do not make the corpus's {expected}; run "
-            "the shards again"
+            f"{output}: {len(clips)} clips and {len(rejected)} rejected ones do not make the corpus's "
+            f"{corpus.num_sources}; run the shards again"
         )
     clips.sort(key=lambda clip: clip.id)
     rejected.sort(key=lambda line: line.id)
-    write_shard(output, Shard(), [], clips, rejected)
+    write_shard(output, Shard(), corpus, clips, rejected)
     return clips, rejected
 
 
-def _read_summaries(output: Path) -> dict[Shard, Summary]:
-    found: dict[Shard, Summary] = {}
-    for path in sorted((output / SHARDS_FOLDER).glob("*-of-*/summary.json")):
+def _labels(source: SourceClip) -> tuple[object, ...]:
+    return source.id, source.text, source.split, source.speaker, source.words, source.span, source.problem is None
+
+
+def _read_summaries(output: Path) -> tuple[Corpus, list[Shard]]:
+    found: dict[Shard, Corpus] = {}
+    for path in sorted((output / SHARDS_FOLDER).glob(f"*-of-*/{SUMMARY_NAME}")):
         index, count = map(int, path.parent.name.split("-of-"))
         try:
-            found[Shard(index, count)] = Summary(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            found[Shard(index, count)] = Corpus(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path}: no summary of a shard ({error}); run that shard again") from error
     if not found:
         raise ValueError(f"{output / SHARDS_FOLDER}: no shard is done; run prepare with shard=0/n and so on")
@@ -110,6 +119,7 @@ def _read_summaries(output: Path) -> dict[Shard, Summary]:
     count = counts.pop()
     if missing := [f"shard={index}/{count}" for index in range(count) if Shard(index, count) not in found]:
         raise ValueError(f"{output / SHARDS_FOLDER}: {len(missing)} of {count} are missing: {', '.join(missing)}")
-    if len({(summary.corpus, summary.num_sources) for summary in found.values()}) > 1:
-        raise ValueError(f"{output / SHARDS_FOLDER}: the shards are of different corpora; run them again")
-    return found
+    corpora = set(found.values())
+    if len(corpora) > 1:
+        raise ValueError(f"{output / SHARDS_FOLDER}: the shards are of different corpora or settings; run them again")
+    return corpora.pop(), list(found)

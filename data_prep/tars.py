@@ -5,18 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from omni_avsr import archive
 from omni_avsr.data.manifest import clip_to_json
-from omni_avsr.files import replacing, write_atomically
+from omni_avsr.files import write_atomically
 from omni_avsr.types import Clip
-
-Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 def member_key(id: str) -> str:
@@ -42,46 +38,56 @@ def pack(
     own: Collection[Path],
     folder: Path,
     prefix: str,
-    track: Track = iter,
+    scratch: Path,
 ) -> list[Clip]:
     """Put the clips' media into tars below ``folder``; returns the clips with their new paths.
 
     Each clip becomes ``<key>.mp4``, ``<key>.flac``, ``<key>.txt`` (transcript) and ``<key>.json`` (its manifest line).
-    A tar that holds just what it should is left alone, so packing what is packed does nothing; one that is of no use
-    any more is removed. Same clips, same bytes.
+    A tar that holds just what it should is left alone, so packing what is packed does nothing. Those of the prefix that
+    are of no use any more are removed; without a prefix, that is all others. Same clips, same bytes.
 
     Args:
         clips: their media may lie anywhere, in other tars too.
         places: the number of the tar that each clip goes to, by id.
         own: loose files that are removed once they are in a tar. All others stay: they belong to somebody else.
         prefix: of the tars' names.
+        scratch: folder for unfinished files, on the same file system.
     """
     by_tar: dict[Path, list[Clip]] = {}
     for clip in clips:
         by_tar.setdefault(folder / f"{prefix}{places[clip.id]:06d}.tar", []).append(clip)
     tars = sorted(by_tar)
     # What goes from one tar to another is taken out first: its old one may be written anew before its new one.
-    with TemporaryDirectory(prefix=".partial-", dir=folder) if folder.is_dir() else nullcontext() as scratch:
-        sources = {tar: [_taken_out(clip, tar, Path(scratch or folder)) for clip in by_tar[tar]] for tar in tars}
-        for number in track(range(len(tars))):
-            _write_tar(tars[number], by_tar[tars[number]], sources[tars[number]], own)
+    sources = {tar: [_taken_out(clip, tar, scratch) for clip in by_tar[tar]] for tar in tars}
+    for tar in tars:
+        _write_tar(tar, by_tar[tar], sources[tar], own, scratch)
     for unused in set(folder.glob(f"{prefix}*.tar")) - set(tars):
         unused.unlink()
     moved = {clip.id: _moved(clip, tar) for tar in tars for clip in by_tar[tar]}
     return [moved[clip.id] for clip in clips]
 
 
-def _write_tar(tar: Path, clips: Sequence[Clip], sources: Sequence[Clip], own: Collection[Path]) -> None:
+def remove_unused_tars(folder: Path, clips: Iterable[Clip]) -> None:
+    """Remove the tars of ``folder`` that no clip is in: those of an older division into shards."""
+    used = {archive.stored_in(file) for clip in clips for file in (clip.audio, clip.video) if file is not None}
+    for unused in {tar.resolve() for tar in folder.glob("*.tar")} - {tar.resolve() for tar in used}:
+        unused.unlink()
+
+
+def _write_tar(tar: Path, clips: Sequence[Clip], sources: Sequence[Clip], own: Collection[Path], scratch: Path) -> None:
     """Write ``tar`` if it is not as it should be, then remove our own files that are in it now."""
     files = [entry for clip, source in zip(clips, sources, strict=True) for entry in _entries(clip, source, tar)]
     loose = [content for _, content in files if isinstance(content, Path) and content in own and content.is_file()]
     if loose or not _holds(tar, files):
-        with replacing(tar) as partial, tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as stream:
+        draft = scratch / tar.name
+        with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as stream:
             for name, content in files:
                 member = tarfile.TarInfo(name)
                 data = _read(content)
                 member.size = len(data)
                 stream.addfile(member, io.BytesIO(data))
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(tar)
     for file in loose:
         file.unlink()
 
@@ -125,11 +131,11 @@ def _moved(clip: Clip, tar: Path) -> Clip:
 
 
 def _holds(tar: Path, files: Sequence[tuple[str, Path | bytes]]) -> bool:
-    """Whether the tar is of these files: by their names, and by the contents of those that are at hand."""
+    """Whether the tar is of these files: by their names and sizes, and by the contents of those that are at hand."""
     try:
-        return list(archive.members(tar)) == [name for name, _ in files] and all(
-            _read(tar / name) == content for name, content in files if isinstance(content, bytes)
-        )
+        return [(name, size) for name, (_, size) in archive.members(tar).items()] == [
+            (name, len(content) if isinstance(content, bytes) else archive.size(content)) for name, content in files
+        ] and all(_read(tar / name) == content for name, content in files if isinstance(content, bytes))
     except (OSError, tarfile.TarError):
         return False
 

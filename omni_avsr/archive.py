@@ -38,6 +38,16 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         return io.BytesIO(stream.read(size))
 
 
+def size(path: str | os.PathLike[str]) -> int:
+    """The bytes of a file outside or inside an archive. FileNotFoundError when there is none."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    place = _locate(Path(path))
+    if place is None:
+        raise FileNotFoundError(f"{path}: no such file")
+    return place[2]
+
+
 def stored_in(path: Path) -> Path:
     """The file on disk that holds ``path``: itself, or the archive that it leads into."""
     return _archive(path) or path

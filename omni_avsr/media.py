@@ -30,6 +30,10 @@ FRAME_RATE = 25.0
 
 # Several containers round timestamps to a millisecond: a frame that starts this much late is still on time.
 _TIMESTAMP_TOLERANCE = 1e-3
+# Sound may be this far from where its timestamps say: half a video frame at 25 fps.
+_AUDIO_TOLERANCE = 0.02
+# A resampler has taken in more than it has given out, by less than this.
+_RESAMPLER_DELAY = 0.1
 # A longer pause between two frames is a broken timestamp, which would be filled with copies of one frame for ever.
 _LONGEST_PAUSE = 600.0
 # Above 8K a frame is an attack or a mistake; FFmpeg refuses it before memory is asked for.
@@ -42,6 +46,10 @@ Span = tuple[float, float]
 
 class MediaError(ValueError):
     """A media file cannot be read or written; the message names the file and the reason."""
+
+
+class TooLongError(MediaError):
+    """A file goes on for longer than it may."""
 
 
 class NoFaceError(MediaError):
@@ -63,36 +71,35 @@ def duration(path: str | os.PathLike[str]) -> float:
         return container.duration / av.time_base if container.duration else 0.0
 
 
-def read_audio(path: str | os.PathLike[str], span: Span | None = None) -> np.ndarray:
+def read_audio(path: str | os.PathLike[str], span: Span | None = None, max_seconds: float = math.inf) -> np.ndarray:
     """The first audio stream of any container as float32 [samples], 16 kHz, channels averaged, full scale = 1.
 
-    Silence is put in front when the file's video starts before its audio. With ``span``, that stretch, as far as the
-    file goes. Raises MediaError.
+    Samples stand where their timestamps say: silence is put in front when the file's video starts before its audio, and
+    where a piece of the audio is missing.
+
+    Args:
+        span: the stretch to read, as far as the file goes; what comes after it is not decoded.
+        max_seconds: of a file that goes on longer, no more is decoded.
+
+    Raises:
+        MediaError: the file cannot be read, or ends before the span.
+        TooLongError: it is longer than ``max_seconds``.
     """
-    start = _common_start(path)
-    resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+    first, stop = span or (0.0, math.inf)
     chunks: list[np.ndarray] = []
-    offset: float | None = None
-    with _open(path) as container, _decoding(path, "audio"):
-        for frame in container.decode(_stream(container, path, "audio")):
-            if offset is None:
-                offset = (frame.time or 0.0) - start
-            chunks += [resampled.to_ndarray() for resampled in resampler.resample(frame)]
-        if offset is not None:
-            chunks += [resampled.to_ndarray() for resampled in resampler.resample(None)]
-    # FFmpeg's own downmix of float samples adds channels with a gain of 0.7; the mean cannot clip.
-    samples = np.concatenate(chunks, axis=1).mean(axis=0, dtype=np.float32) if chunks else np.zeros(0, np.float32)
-    if offset is None or not len(samples):
-        raise MediaError(f"{path}: the audio stream holds no samples")
-    if offset > _LONGEST_PAUSE:
-        raise MediaError(f"{path}: the audio starts {offset:.0f} s after the video; its timestamps are broken")
-    samples = np.concatenate([np.zeros(max(0, round(offset * SAMPLE_RATE)), np.float32), samples])
+    end = 0.0
+    for chunk, end in _timed_audio(path):
+        chunks.append(chunk)
+        if min(end, stop) - first > max_seconds + _TIMESTAMP_TOLERANCE:
+            raise TooLongError(f"{path}: the audio is longer than {max_seconds:g} s")
+        if end >= stop + _RESAMPLER_DELAY:
+            break
+    samples = np.concatenate(chunks)
     if span is None:
         return samples
-    first, stop = (round(time * SAMPLE_RATE) for time in span)
-    if first >= len(samples):
-        raise MediaError(f"{path}: the audio ends after {len(samples) / SAMPLE_RATE:.2f} s, before {span[0]:.2f} s")
-    return samples[first:stop]
+    if round(first * SAMPLE_RATE) >= len(samples):
+        raise MediaError(f"{path}: the audio ends after {len(samples) / SAMPLE_RATE:.2f} s, before {first:.2f} s")
+    return samples[round(first * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
 
 
 def read_video(path: str | os.PathLike[str], fps: float = FRAME_RATE, grey: bool = False) -> np.ndarray:
@@ -106,6 +113,7 @@ def iter_video(
     grey: bool = False,
     span: Span | None = None,
     every: int = 1,
+    max_seconds: float = math.inf,
 ) -> Iterator[np.ndarray]:
     """Frames of the first video stream, resampled to ``fps`` by their timestamps, one by one.
 
@@ -116,9 +124,11 @@ def iter_video(
     Args:
         span: the stretch to read, from whose start the time is counted.
         every: yield output frames 0, every, 2 * every... only; the others are never converted to pixels.
+        max_seconds: of a file that goes on longer, no more is decoded.
 
     Raises:
         MediaError: the file cannot be read, or ends before the span.
+        TooLongError: it is longer than ``max_seconds``.
     """
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}")
@@ -140,6 +150,8 @@ def iter_video(
                 count = max(count, _frames_before(min(time, last), fps))
             if count / fps >= last - _TIMESTAMP_TOLERANCE:
                 return
+            if count / fps > max_seconds + _TIMESTAMP_TOLERANCE:
+                raise TooLongError(f"{path}: the video is longer than {max_seconds:g} s")
             shown = frame
             end = time + _frame_seconds(frame, stream, fps)
         if shown is None:
@@ -207,6 +219,39 @@ def write_video(
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _timed_audio(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, float]]:
+    """The audio from time zero on, piece by piece: float32 [samples] at 16 kHz, and when the file's own piece ends."""
+    start = _common_start(path)
+    resampler = _mono_16_khz()
+    end: float | None = None
+    with _open(path) as container, _decoding(path, "audio"):
+        for frame in container.decode(_stream(container, path, "audio")):
+            time = frame.time - start if frame.time is not None else end or 0.0
+            missing = time - (end or 0.0)
+            if missing > _LONGEST_PAUSE:
+                raise MediaError(f"{path}: the audio has a gap of {missing:.0f} s; its timestamps are broken")
+            if (end is None and missing > 0) or missing > _AUDIO_TOLERANCE:
+                yield from ((_mean(piece), time) for piece in resampler.resample(None))
+                resampler = _mono_16_khz()
+                yield np.zeros(round(missing * SAMPLE_RATE), np.float32), time
+                end = time
+            end = (end or 0.0) + frame.samples / frame.sample_rate
+            yield from ((_mean(piece), end) for piece in resampler.resample(frame))
+        if end is None:
+            raise MediaError(f"{path}: the audio stream holds no samples")
+        yield from ((_mean(piece), end) for piece in resampler.resample(None))
+
+
+def _mono_16_khz() -> av.AudioResampler:
+    return av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+
+
+def _mean(frame: av.AudioFrame) -> np.ndarray:
+    """FFmpeg's own downmix of float samples adds channels with a gain of 0.7; the mean cannot clip."""
+    mean: np.ndarray = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+    return mean
 
 
 def _frames_before(time: float, fps: float) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from omni_avsr import media
-from omni_avsr.media import MediaError, iter_video, read_audio, write_audio, write_video
+from omni_avsr.media import MediaError, TooLongError, iter_video, read_audio, write_audio, write_video
 
 LEVELS = np.arange(0, 250, 5, dtype=np.uint8)
 
@@ -86,5 +86,47 @@ def test_sound_that_starts_days_after_the_pictures_is_an_error(tmp_path: Path) -
         sound.sample_rate, sound.pts, sound.time_base = 16_000, 16_000 * 200_000, Fraction(1, 16_000)
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
-    with pytest.raises(MediaError, match=r"late\.mkv: the audio starts 200000 s after the video"):
+    with pytest.raises(MediaError, match=r"late\.mkv: the audio has a gap of 200000 s"):
         read_audio(tmp_path / "late.mkv")
+
+
+def test_missing_sound_is_silence_where_it_is_missing(tmp_path: Path) -> None:
+    """Half a second of packets was lost; what comes after them stays where it was."""
+    with av.open(str(tmp_path / "lost.mkv"), "w") as container:
+        audio: Any = container.add_stream("pcm_s16le", rate=44_100, layout="stereo")
+        for number in range(100):
+            if 40 <= number < 60:
+                continue
+            level = 3000 if number < 40 else 9000
+            sound = av.AudioFrame.from_ndarray(np.full((1, 2 * 1024), level, np.int16), format="s16", layout="stereo")
+            sound.sample_rate, sound.pts, sound.time_base = 44_100, number * 1024, Fraction(1, 44_100)
+            container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+    samples = read_audio(tmp_path / "lost.mkv")
+    begin, end = (round(number * 1024 / 44_100 * 16_000) for number in (40, 60))
+    assert len(samples) == pytest.approx(100 * 1024 / 44_100 * 16_000, abs=40)
+    assert np.abs(samples[begin + 40 : end - 40]).max() < 1e-3
+    assert np.abs(samples[100 : begin - 40] - 3000 / 2**15).max() < 0.01
+    assert np.abs(samples[end + 40 : -100] - 9000 / 2**15).max() < 0.01
+
+
+def test_no_more_is_decoded_than_may_be(video: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.flac", np.zeros(32_000, np.float32))
+    assert len(read_audio(tmp_path / "a.flac", max_seconds=2.0)) == 32_000
+    assert levels(video, max_seconds=2.0) == list(range(50))
+    with pytest.raises(TooLongError, match=r"a\.flac: the audio is longer than 1\.5 s"):
+        read_audio(tmp_path / "a.flac", max_seconds=1.5)
+    frames = iter_video(video, grey=True, max_seconds=1.0)
+    seen = []
+    with pytest.raises(TooLongError, match=r"v\.mp4: the video is longer than 1 s"):
+        seen += list(frames)
+    assert not seen
+    assert len(read_audio(tmp_path / "a.flac", (0.5, 1.0), max_seconds=0.5)) == 8000
+
+
+def test_what_comes_after_a_stretch_is_not_decoded(tmp_path: Path) -> None:
+    """The file is broken behind it."""
+    write_audio(tmp_path / "a.wav", np.full(160_000, 0.5, np.float32))
+    data = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
+    np.testing.assert_array_equal(read_audio(tmp_path / "cut.wav", (0.0, 2.0)), np.full(32_000, 0.5, np.float32))

@@ -44,7 +44,7 @@ def _clip(folder: Path, table: Path, row: Row, split: str, silent: bool) -> Sour
                 id=file.with_suffix("").as_posix(),
                 media=folder / file,
                 text=normalize_label(row.cells["text"]),
-                split=split_named(row.cells.get("split", "") or split),
+                split=split_named(row.cells.get("split", "").strip() or split),
                 speaker=row.cells.get("speaker", "").strip() or None,
                 needs_audio=not silent,
                 needs_video=silent,

@@ -66,7 +66,10 @@ def _listed(table: Path) -> tuple[list[tuple[str, str]], list[SourceClip]]:
         if problem is None:
             try:
                 video = inside(row.cells["clip"], f"{table}:{row.number}").as_posix()
-                videos.append((video, split_named(row.cells["split"])))
+                split = split_named(row.cells["split"])
+                if not split:
+                    raise ProblemError(Reason.BAD_LABEL, f"{table}:{row.number}: no split for {video}")
+                videos.append((video, split))
                 continue
             except ProblemError as error:
                 problem = error.problem

@@ -45,8 +45,9 @@ class LrsPart:
     def pieces(self, name: str, split: str, speaker: str | None, max_seconds: float | None) -> list[SourceClip]:
         """A clip's pieces by the times of its words (``cut_between_words``), numbered from ``<id>/000`` on.
 
-        A clip that is short enough, or has no word times, stays whole. A piece has the text of its words. A piece that
-        is too long for its only word is one with a problem (LONG_WORD), and so is a clip without a readable label.
+        A clip that is short enough, or has no word times, stays whole, the former as far as ``max_seconds``. A piece has
+        the text of its words. A piece that is too long for its only word is one with a problem (LONG_WORD), and so is a
+        clip without a readable label.
         """
         id = f"{self.name}/{name}"
         whole = SourceClip(id, self.root / f"{id}.mp4", "", split, speaker, needs_video=True)
@@ -57,9 +58,14 @@ class LrsPart:
             label = read_lrs_text(self.root / f"{id}.txt")
         except ProblemError as error:
             return [replace(whole, problem=error.problem)]
+        if label.conf is not None:
+            whole = replace(whole, quality={"conf": label.conf})
         pieces = [] if max_seconds is None else cut_between_words(label.words, max_seconds)
         if max_seconds is None or not pieces or (len(pieces) == 1 and pieces[0].end <= max_seconds):
-            return [replace(whole, text=label.text, words=label.words if _text(label.words) == label.text else ())]
+            # How long the file is is not known here; a piece ends at its limit in any case.
+            span = (0.0, max_seconds) if pieces and max_seconds is not None else None
+            words = label.words if _text(label.words) == label.text else ()
+            return [replace(whole, text=label.text, words=words, span=span)]
         return [_piece(whole, number, piece, max_seconds) for number, piece in enumerate(pieces)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.rejection import Problem
@@ -22,6 +23,7 @@ class SourceClip:
     needs_audio, needs_video: without them the clip is rejected. A clip that has neither fails anyway.
     cropped_frames: ``media`` holds this many mouth crops at 25 fps already: it is taken as it is, nothing is decoded.
     seconds: the length as the labels tell it, for clips that are not decoded.
+    quality: what the corpus tells of it, by name; goes to the manifest with what the preparation measures.
     problem: why the clip cannot be used although the corpus names it; the preparation lists it as rejected.
     """
 
@@ -37,4 +39,5 @@ class SourceClip:
     needs_video: bool = False
     cropped_frames: int | None = None
     seconds: float | None = None
+    quality: Mapping[str, float] = field(default_factory=dict)
     problem: Problem | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from data_prep.rejection import Problem, ProblemError, Reason, Rejection, write_
 from data_prep.shards import REJECTED_NAME
 from omni_avsr.data.noise import SILENCE_POWER
 from omni_avsr.data.noise_manifest import SPLITS, NoiseClip, write_noise_manifest
+from omni_avsr.files import write_atomically
 from omni_avsr.media import MediaError, read_audio, write_audio
 
 logger = logging.getLogger(__name__)
@@ -37,8 +39,9 @@ def prepare_noise(
 ) -> NoiseReport:
     """Write ``output``/audio/<id>.wav, noise.jsonl and rejected.jsonl.
 
-    A recording that was written before is not written again. One that cannot be read, is silent, or sounds the same as
-    another one is listed with its reason, and the others go on. The manifest depends on the sources alone.
+    A recording that was written before, from the same file, is not written again. One that cannot be read, is silent,
+    or sounds the same as another one is listed with its reason, and the others go on. The manifest depends on the
+    sources alone.
 
     Args:
         workers: processes.
@@ -93,7 +96,13 @@ def prepare_noise(
 def _convert(output: Path, source: SourceNoise) -> NoiseClip:
     """ProblemError where the recording cannot be used. Runs in a worker."""
     target = audio_path(output, source.id)
-    if not target.is_file():
+    record = output / "done" / f"{source.id}.json"
+    if not source.media.is_file():
+        raise ProblemError(Reason.MISSING_FILE, f"{source.media}: no such file")
+    status = source.media.stat()
+    origin = json.dumps([str(source.media.resolve()), status.st_size, int(status.st_mtime)])
+    if not (target.is_file() and record.is_file() and record.read_text(encoding="utf-8") == origin):
+        record.unlink(missing_ok=True)
         try:
             samples = read_audio(source.media)
         except MediaError as error:
@@ -101,4 +110,5 @@ def _convert(output: Path, source: SourceNoise) -> NoiseClip:
         if np.square(samples, dtype=np.float64).mean() < SILENCE_POWER:
             raise ProblemError(Reason.NO_AUDIO, f"{source.media}: it is silent")
         write_audio(target, samples)
+        write_atomically(record, origin)
     return stored_clip(output, source.id, source.split, source.kind)

@@ -42,7 +42,7 @@ class AvHubertImport:
     moved: Move | None = None
 
     def clips(self, source: Path) -> list[SourceClip]:
-        return read_avhubert(source, self.moved)
+        return with_validation(read_avhubert(source, self.moved))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,4 +53,4 @@ class MuavicImport:
     moved: Move | None = None
 
     def clips(self, source: Path) -> list[SourceClip]:
-        return read_muavic(source, self.moved)
+        return with_validation(read_muavic(source, self.moved))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
-from data_prep.prepare import QUALITY_PAGE_NAME, PrepareOptions
+from data_prep.prepare import QUALITY_PAGE_NAME, TARS_FOLDER, PrepareOptions
 from data_prep.quality.page import write_quality_page
 from data_prep.shards import MANIFEST_NAME, merge_shards
+from data_prep.tars import remove_unused_tars
 from omni_avsr.cli.prepare import check_rejected
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def main() -> None:
     output: Path = arguments.output
     try:
         clips, rejections = merge_shards(output)
+        remove_unused_tars(output / TARS_FOLDER, clips)
         write_quality_page(
             output / QUALITY_PAGE_NAME, clips, rejections, output.resolve().name, time_limit=PrepareOptions.time_limit
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from rich.logging import RichHandler
 from rich.progress import track
 
+from data_prep.cores import num_cores
 from data_prep.noise.babble import mix_babble
 from data_prep.noise.demand import read_demand
 from data_prep.noise.folder import read_noise_folder
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         corpus = commands.add_parser(name, help=summary, description=f"Prepare {summary}.")
         corpus.add_argument("source", type=Path, help="the corpus's folder")
         corpus.add_argument("output", type=Path, help="folder for the recordings and their noise.jsonl")
-        corpus.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
+        corpus.add_argument("--workers", type=int, default=num_cores(), help="processes (one for each core)")
         if name == "musan":
             corpus.add_argument(
                 "--kinds", nargs="+", choices=KINDS, default=["noise", "music"], help="what to take (noise music)"

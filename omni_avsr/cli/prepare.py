@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from data_prep.clip import ClipSettings
+from data_prep.clip_record import ClipSettings
+from data_prep.cores import num_cores
 from data_prep.corpora.files import AUDIO_SUFFIXES, suffix_of
 from data_prep.corpora.source import SourceClip
 from data_prep.prepare import PrepareOptions, PrepareReport, prepare
@@ -52,10 +52,11 @@ AnyCorpus = (
 class PrepareConfig:
     """A corpus in ``source`` goes to ``output``. ``workers`` None is one process per core.
 
-    finder, grey, lossless, crf, min_detected, max_seconds, max_megabytes: as in ``ClipSettings``; time_limit,
-    max_characters, clips_per_tar: as in ``PrepareOptions``. storage: media in files of their own, or in tars.
-    shard: ``i/n``, i from 0, the part that this job of an array does; ``omni-avsr merge`` makes one manifest of all.
-    max_rejected: the run ends with an error, after everything is written, if a larger share of clips was rejected.
+    finder, grey, lossless, crf, min_detected, max_seconds, max_megabytes, max_uneven: as in ``ClipSettings``;
+    time_limit, max_characters, clips_per_tar: as in ``PrepareOptions``. storage: media in files of their own, or in
+    tars. shard: ``i/n``, i from 0, the part that this job of an array does; ``omni-avsr merge`` makes one manifest of
+    all. max_rejected: the run ends with an error, after everything is written, if a larger share of clips was rejected;
+    of a shard that is told, and ``merge`` judges the whole.
 
     A synthetic corpus has no source, and needs no face model; of the settings of clips it heeds none.
     """
@@ -71,6 +72,7 @@ class PrepareConfig:
     min_detected: Share = 0.5
     max_seconds: AboveZero = 600.0
     max_megabytes: AboveZero = 4000.0
+    max_uneven: AboveZero = 1.0
     max_characters: Positive = 1000
     time_limit: AboveZero = 300.0
     max_rejected: Share = 0.1
@@ -91,7 +93,7 @@ def run(config: PrepareConfig) -> None:
     Raises:
         ValueError: the corpus cannot be read, the face model is missing, or too many clips were rejected.
     """
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or num_cores()
     if isinstance(config.corpus, SyntheticCorpus):
         synthesize(config.corpus, config.output, workers, config.progress)
         return
@@ -110,6 +112,7 @@ def run(config: PrepareConfig) -> None:
         min_detected=config.min_detected,
         max_seconds=config.max_seconds,
         max_megabytes=config.max_megabytes,
+        max_uneven=config.max_uneven,
     )
     options = PrepareOptions(
         clips=settings,
@@ -121,12 +124,19 @@ def run(config: PrepareConfig) -> None:
         progress=config.progress,
     )
     report = prepare(clips, config.output, options)
-    tell(report, config.max_rejected)
+    tell(report)
+    if shard.count == 1 or not report.rejections:
+        check_rejected(len(report.rejections), report.num_clips, report.manifest.parent, config.max_rejected)
+    else:
+        # One bad shard must not keep a launcher from the others.
+        log.warning("%d clips were rejected; `omni-avsr merge` tells whether they are too many", len(report.rejections))
 
 
-def tell(report: PrepareReport, max_rejected: float) -> None:
-    """Log what a run did. ValueError if it rejected more than the share that is allowed, or everything."""
-    if report.num_prepared:
+def tell(report: PrepareReport) -> None:
+    """Log what a run did."""
+    if not report.num_tried and not report.num_imported:
+        log.info("nothing to do: %d clips found finished", report.num_finished_before)
+    if report.num_tried:
         log.info(
             "%d clips prepared in %.0f s, %.1f x real time; %d found finished",
             report.num_prepared,
@@ -134,12 +144,11 @@ def tell(report: PrepareReport, max_rejected: float) -> None:
             report.media_seconds / report.seconds,
             report.num_finished_before,
         )
-    else:
-        log.info("nothing to do: %d clips found finished", report.num_finished_before)
+    if report.num_imported:
+        log.info("%d clips imported", report.num_imported)
     log.info("manifest: %s", report.manifest)
     if report.page is not None:
         log.info("quality page: %s", report.page)
-    check_rejected(len(report.rejections), report.num_clips, report.manifest.parent, max_rejected)
 
 
 def check_rejected(num_rejected: int, num_clips: int, folder: Path, max_rejected: float) -> None:
@@ -164,5 +173,5 @@ def _needs_faces(clips: list[SourceClip]) -> bool:
     return any(
         clip.needs_video or suffix_of(str(clip.media)) not in AUDIO_SUFFIXES
         for clip in clips
-        if clip.cropped_frames is None
+        if clip.cropped_frames is None and clip.problem is None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +49,7 @@ def crop_video(
     finder: FaceFinder = FaceFinder.LANDMARKER,
     span: Span | None = None,
     grey: bool = True,
+    max_seconds: float = math.inf,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Mouth crops at 25 fps of a face that stays in a video, and their quality (``crops.quality``).
 
@@ -55,6 +57,7 @@ def crop_video(
         face: which of several, 0 is the one seen longest and largest; None is that one, too.
         tell: is told how many frames were searched and how many there are, as far as the file's header says.
         span: the stretch of the file, in seconds.
+        max_seconds: of a file that goes on longer, no more is decoded.
 
     Returns:
         uint8 [T, 96, 96], or [T, 96, 96, 3] (RGB) unless ``grey``.
@@ -62,9 +65,10 @@ def crop_video(
     Raises:
         NoFaceError: naming the file, when it shows no face, or not so many.
         MediaError: the file cannot be read.
+        TooLongError: it is longer than ``max_seconds``.
         ValueError: the face model is none.
     """
-    track, num_searched = find_face(path, face_model, finder, face, span, tell)
+    track, num_searched = find_face(path, face_model, finder, face, span, tell, max_seconds)
     transforms = crop_transforms(track, finder.geometry)
     # A second decoding is cheaper than holding every full frame of a long clip. It tells how many there are.
     frames = iter_video(path, grey=grey, span=span)
@@ -78,13 +82,15 @@ def find_face(
     face: int | None = None,
     span: Span | None = None,
     tell: Tell | None = None,
+    max_seconds: float = math.inf,
 ) -> tuple[list[np.ndarray | None], int]:
     """The points of a face in each frame of a video, and how many frames were searched; arguments as ``crop_video``.
 
     Points are [N, 2] in pixels, which ones says ``finder.geometry``; None where none were searched or found. There may
     be up to ``finder.stride - 1`` more than the video has frames.
     """
-    detections = list(_told(_search(path, face_model, face, finder, span), path, finder.stride, span, tell))
+    found = _search(path, face_model, face, finder, span, max_seconds)
+    detections = list(_told(found, path, finder.stride, span, tell))
     tracks = face_tracks(list(_spread(detections, finder.stride)))
     if not tracks:
         raise NoFaceError(f"{path}: no face in any of {len(detections)} frames that were searched")
@@ -93,18 +99,20 @@ def find_face(
     return tracks[face or 0], len(detections)
 
 
-def _search(path: Path, face_model: Path, face: int | None, finder: FaceFinder, span: Span | None) -> Iterator[Faces]:
+def _search(
+    path: Path, face_model: Path, face: int | None, finder: FaceFinder, span: Span | None, max_seconds: float
+) -> Iterator[Faces]:
     """The faces of every ``finder.stride``-th frame."""
-    frames = iter_video(path, span=span, every=finder.stride)
+    frames = iter_video(path, span=span, every=finder.stride, max_seconds=max_seconds)
     if finder is FaceFinder.DETECTOR:
         return detect_keypoints(frames, face_model)
-    several = face is not None or _shows_several(path, face_model, span)
+    several = face is not None or _shows_several(path, face_model, span, max_seconds)
     return detect_landmarks(frames, FRAME_RATE / finder.stride, face_model, MAX_FACES if several else 1)
 
 
-def _shows_several(path: Path, face_model: Path, span: Span | None) -> bool:
+def _shows_several(path: Path, face_model: Path, span: Span | None, max_seconds: float) -> bool:
     """Whether there are several faces to choose from; searching for one only is three times as fast."""
-    frames = iter_video(path, span=span, every=SCOUT_STRIDE)
+    frames = iter_video(path, span=span, every=SCOUT_STRIDE, max_seconds=max_seconds)
     return any(len(faces) > 1 for faces in detect_keypoints(frames, face_model))
 
 

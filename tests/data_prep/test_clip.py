@@ -1,6 +1,8 @@
 """One clip: what is written for it, what is recorded of it, and the reasons for which it is refused."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from helpers_checkpoint import write_muxed
 
-from data_prep.clip import ClipJob, ClipRecord, ClipSettings, fit_length, outcome, prepare_clip
+from data_prep.clip import fit_length, prepare_clip
+from data_prep.clip_record import ClipJob, ClipRecord, ClipSettings, outcome
 from data_prep.rejection import Problem, Reason
-from omni_avsr.media import read_audio, read_video, write_audio, write_video
+from omni_avsr import media
+from omni_avsr.media import duration, read_audio, read_video, write_audio, write_video
 from omni_avsr.mouth.video import FaceFinder
 
 
@@ -27,6 +31,16 @@ def job(shared: Path, tmp_path: Path) -> ClipJob:
 def audio_job(tmp_path: Path, samples: int = 10_001, **changes: Any) -> ClipJob:
     write_audio(tmp_path / "a.flac", np.zeros(samples, np.float32))
     return ClipJob("a", tmp_path / "a.flac", tmp_path / "out", tmp_path / "scratch", ClipSettings(**changes))
+
+
+def remux(source: Path, target: Path, kinds: tuple[str, ...]) -> None:
+    """Copy some streams into another container as they are."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        chosen = {stream: new.add_stream_from_template(stream) for stream in old.streams if stream.type in kinds}
+        for packet in old.demux(*chosen):
+            if packet.dts is not None:
+                packet.stream = chosen[packet.stream]
+                new.mux(packet)
 
 
 def files(folder: Path) -> list[str]:
@@ -119,12 +133,7 @@ def test_audio_alone_needs_no_face_model(tmp_path: Path) -> None:
 
 def test_sound_in_a_file_of_its_own(job: ClipJob, tmp_path: Path) -> None:
     silent = tmp_path / "silent.mkv"
-    with av.open(str(job.media)) as source, av.open(str(silent), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
+    remux(job.media, silent, ("video",))
     write_audio(tmp_path / "sound.wav", np.full(80_000, 0.25, np.float32))
     two_files = replace(job, media=silent, audio=tmp_path / "sound.wav", span=(0.0, 0.4))
     assert isinstance(prepare_clip(two_files), ClipRecord)
@@ -166,6 +175,7 @@ def test_a_record_of_other_settings_or_another_file_is_none(tmp_path: Path) -> N
     record = prepare_clip(job)
     assert outcome(job) == record
     assert outcome(replace(job, settings=ClipSettings(lossless=False))) is None
+    assert outcome(replace(job, needs_audio=False)) is None
     assert outcome(replace(job, span=(0.0, 0.1))) is None
     text = job.record.read_text()
     for unusable in ("", text[:20], "{}", "[]", json.dumps({**json.loads(text), "clip": {}})):
@@ -187,3 +197,91 @@ def test_a_clip_that_went_bad_leaves_nothing_of_its_good_days(tmp_path: Path) ->
 def test_audio_is_cut_or_padded_at_its_end() -> None:
     np.testing.assert_array_equal(fit_length(np.ones(3, np.float32), 5), [1, 1, 1, 0, 0])
     np.testing.assert_array_equal(fit_length(np.arange(5), 3), [0, 1, 2])
+
+
+def test_limits_are_applied_anew_and_make_no_clip_anew(tmp_path: Path) -> None:
+    """A clip that passed is rejected by stricter ones and comes back by milder ones; what failed is tried again."""
+    job = audio_job(tmp_path)
+    record = prepare_clip(job)
+    strict = replace(job, settings=ClipSettings(max_seconds=0.5))
+    judged = outcome(strict)
+    assert isinstance(judged, Problem)
+    assert judged.reason is Reason.TOO_LARGE
+    assert outcome(replace(job, settings=ClipSettings(max_seconds=100, max_megabytes=1, crf=30))) == record
+    failed = prepare_clip(replace(strict, id="b"))
+    assert outcome(replace(strict, id="b")) == failed
+    assert outcome(replace(job, id="b")) is None
+
+
+def test_a_file_that_keeps_its_size_and_changes_is_noticed(tmp_path: Path) -> None:
+    job = audio_job(tmp_path)
+    prepare_clip(job)
+    os.utime(job.media, (1, 1))
+    assert outcome(job) is None
+
+
+def test_another_face_model_makes_clips_anew(tmp_path: Path) -> None:
+    model = tmp_path / "face.task"
+    model.write_bytes(b"one")
+    job = replace(audio_job(tmp_path), settings=ClipSettings(face_model=model))
+    record = prepare_clip(job)
+    assert outcome(job) == record
+    model.write_bytes(b"two")
+    os.utime(model, (1, 1))
+    assert outcome(job) is None
+
+
+def test_a_file_that_ends_before_its_header_says_is_refused(job: ClipJob, tmp_path: Path) -> None:
+    remux(job.media, tmp_path / "whole.mkv", ("video", "audio"))
+    assert isinstance(prepare_clip(replace(job, media=tmp_path / "whole.mkv")), ClipRecord)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(data[: len(data) // 2])
+    problem = prepare_clip(replace(job, media=tmp_path / "half.mkv"))
+    assert isinstance(problem, Problem)
+    assert problem.reason is Reason.CUT_OFF
+    assert "of 3.0 s by its header" in problem.detail
+
+
+def test_a_clip_that_ends_before_its_last_word_is_refused(tmp_path: Path) -> None:
+    job = replace(audio_job(tmp_path, 16_000), last_word=1.2)
+    assert refused(job) is Reason.CUT_OFF
+    assert isinstance(prepare_clip(replace(job, last_word=0.9)), ClipRecord)
+
+
+def test_sound_and_pictures_that_are_not_equally_long_are_refused(job: ClipJob, tmp_path: Path) -> None:
+    write_muxed(tmp_path / "long.mkv", np.zeros(75 * 640), read_video(job.media)[:25])
+    problem = prepare_clip(replace(job, media=tmp_path / "long.mkv"))
+    assert isinstance(problem, Problem)
+    assert problem.reason is Reason.UNEVEN
+    assert "3.0 s of sound and 1.0 s of pictures" in problem.detail
+    kept = prepare_clip(replace(job, media=tmp_path / "long.mkv", settings=replace(job.settings, max_uneven=5.0)))
+    assert isinstance(kept, ClipRecord)
+    assert kept.seconds == 1.0
+
+
+def test_a_file_without_a_length_in_its_header_is_not_decoded_beyond_the_limit(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.flac", np.zeros(160_000, np.float32))
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    # The total of samples stands in the last 36 bits before the checksum of the stream's info; 0 is "not known".
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (tmp_path / "endless.flac").write_bytes(data)
+    assert duration(tmp_path / "endless.flac") == 0
+    job = replace(audio_job(tmp_path, max_seconds=2.0), media=tmp_path / "endless.flac")
+    problem = prepare_clip(job)
+    assert problem == Problem(Reason.TOO_LARGE, f"{job.media}: the audio is longer than 2 s (max_seconds)")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_what_the_machine_is_short_of_is_not_held_against_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def busy(*_: Any) -> None:
+        raise OSError(number, "short of something")
+
+    job = audio_job(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(media.av, "open", busy)
+        assert refused(job) is Reason.FAILED
+    assert outcome(job) is None
+    assert isinstance(prepare_clip(job), ClipRecord)

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from data_prep.clip import ClipSettings
+from data_prep.clip_record import ClipSettings
 from data_prep.corpora.auto_avsr import read_auto_avsr
 from data_prep.corpora.avhubert import read_avhubert
 from data_prep.corpora.grid import read_grid

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from data_prep.clip import ClipSettings
+from data_prep.clip_record import ClipSettings
 from data_prep.corpora.source import SourceClip
 from data_prep.prepare import PrepareOptions, prepare
 from data_prep.rejection import Reason

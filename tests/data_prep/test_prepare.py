@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from data_prep.clip import ClipSettings
+from data_prep import prepare as preparation
+from data_prep.clip_record import ClipSettings
 from data_prep.corpora.grid import read_grid
 from data_prep.corpora.source import SourceClip
 from data_prep.prepare import PrepareOptions, PrepareReport, prepare
@@ -66,7 +68,6 @@ def test_every_clip_is_in_the_manifest_or_rejected_with_its_reason(sources: list
     )
     assert (report.num_prepared, report.num_finished_before, report.num_clips) == (4, 0, 4)
     assert report.num_clips + len(report.rejections) == len(sources)
-    assert report.rejected_share == pytest.approx(3 / 7)
     assert report.media_seconds == pytest.approx(4 * 0.1 + 0.006)
     assert "broken.flac: the audio stream holds no samples" in report.rejections[0].detail
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -80,7 +81,7 @@ def test_a_second_run_does_nothing(sources: list[SourceClip], tmp_path: Path) ->
     first = prepare(sources, out, options())
     before, media = tree(out), state(out / "audio") | state(out / "done")
     second = prepare(sources[::-1], out, options())
-    assert (second.num_prepared, second.num_finished_before) == (0, 4)
+    assert (second.num_prepared, second.num_finished_before, second.num_tried) == (0, 4, 0)
     assert second.rejections == first.rejections
     assert tree(out) == before
     assert state(out / "audio") | state(out / "done") == media
@@ -111,6 +112,30 @@ def test_what_a_killed_run_left_in_its_scratch_folder_is_removed(sources: list[S
     assert not list((tmp_path / "out").glob("scratch/*"))
 
 
+def test_two_runs_on_the_same_are_refused(sources: list[SourceClip], tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "out" / "scratch" / "00000-of-00001.lock")
+    (tmp_path / "out" / "scratch").mkdir(parents=True)
+    with lock:
+        with pytest.raises(ValueError, match="another run is preparing the same"):
+            prepare(sources, tmp_path / "out", options())
+        assert prepare(sources, tmp_path / "out", options(shard=Shard(0, 2))).num_clips
+    assert prepare(sources, tmp_path / "out", options()).num_clips == 4
+
+
+def test_a_clip_whose_worker_died_leaves_nothing_and_is_tried_again(
+    sources: list[SourceClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(sources, tmp_path / "out", options())
+    write_audio(tmp_path / "in" / "a.flac", np.zeros(3200, np.float32))
+    died = Problem(Reason.WORKER_DIED, "out of memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "run_jobs", lambda _, jobs, *rest: [(job, died) for job in jobs])
+        report = prepare(sources, tmp_path / "out", options())
+    assert accounted(report)[1]["s1/a"] is Reason.WORKER_DIED
+    assert not (tmp_path / "out" / "audio" / "s1" / "a.flac").exists()
+    assert prepare(sources, tmp_path / "out", options()).num_prepared == 1
+
+
 def test_shards_prepare_what_one_run_prepares(sources: list[SourceClip], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     prepare(sources, whole, options())
@@ -128,7 +153,7 @@ def test_clips_in_tars_are_those_in_files(sources: list[SourceClip], tmp_path: P
     packed = prepare(sources, tars, options(clips_per_tar=3))
     assert accounted(packed) == accounted(loose)
     # Clip s1/d is the fifth of seven: whether others were rejected does not decide where a clip goes.
-    assert sorted(path.name for path in tars.rglob("*.tar")) == ["000-000000.tar", "000-000001.tar"]
+    assert sorted(path.name for path in tars.rglob("*.tar")) == ["000000.tar", "000001.tar"]
     assert not list(tars.glob("audio/*/*"))
     for one, other in zip(read_manifest(loose.manifest), read_manifest(packed.manifest), strict=True):
         assert one.audio is not None
@@ -164,9 +189,9 @@ def test_crops_made_elsewhere_are_copied_into_tars_and_stay_where_they_are(tmp_p
     for _ in range(2):
         report = prepare([crop], tmp_path / "out", options(clips_per_tar=10))
         (clip,) = read_manifest(report.manifest, check_files=True)
-        assert clip.video == tmp_path / "out" / "tars" / "000-000000.tar" / "a.mp4"
+        assert clip.video == tmp_path / "out" / "tars" / "000000.tar" / "a.mp4"
         assert sorted(path.name for path in theirs.iterdir()) == ["a.mp4", "a.wav"]
-    assert list((tmp_path / "out" / "tars").iterdir()) == [tmp_path / "out" / "tars" / "000-000000.tar"]
+    assert list((tmp_path / "out" / "tars").iterdir()) == [tmp_path / "out" / "tars" / "000000.tar"]
 
 
 def test_a_problem_that_the_reader_found_is_listed(tmp_path: Path) -> None:
@@ -180,7 +205,7 @@ def test_a_problem_that_the_reader_found_is_listed(tmp_path: Path) -> None:
 def test_a_corpus_of_nothing_but_bad_clips_is_reported_too(sources: Sequence[SourceClip], tmp_path: Path) -> None:
     report = prepare([sources[3]], tmp_path / "out", options())
     assert accounted(report) == ([], {"s1/broken": Reason.CORRUPT})
-    assert report.rejected_share == 1.0
+    assert report.num_clips == 0
 
 
 def test_settings_that_make_no_sense_are_refused(sources: list[SourceClip], tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from data_prep.clip import ClipJob, ClipRecord, ClipSettings, prepare_clip
+from data_prep.clip import prepare_clip
+from data_prep.clip_record import ClipJob, ClipRecord, ClipSettings
 from omni_avsr.media import read_audio, read_video
 from omni_avsr.mouth.video import FaceFinder
 

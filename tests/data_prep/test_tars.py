@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.tars import member_key, pack, stored_media
+from data_prep.tars import member_key, pack, remove_unused_tars, stored_media
 from omni_avsr import archive
 from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.media import read_audio, write_audio, write_video
@@ -31,9 +31,16 @@ def clips(tmp_path: Path) -> list[Clip]:
     return made
 
 
+def scratch(folder: Path) -> Path:
+    (folder.parent / "scratch").mkdir(exist_ok=True)
+    return folder.parent / "scratch"
+
+
 def packed(clips: Sequence[Clip], folder: Path, places: Sequence[int] = (0, 0, 1)) -> list[Clip]:
     own = {file for clip in clips for file in (clip.audio, clip.video) if file is not None}
-    return pack(clips, {clip.id: place for clip, place in zip(clips, places, strict=True)}, own, folder, "000-")
+    return pack(
+        clips, {clip.id: place for clip, place in zip(clips, places, strict=True)}, own, folder, "000-", scratch(folder)
+    )
 
 
 def test_files_that_are_not_our_own_stay_and_are_not_packed_twice(clips: list[Clip], tmp_path: Path) -> None:
@@ -44,7 +51,7 @@ def test_files_that_are_not_our_own_stay_and_are_not_packed_twice(clips: list[Cl
     theirs = [replace(clips[0], video=tmp_path / "pictures.flac"), replace(clips[1], audio=video)]
     (tmp_path / "pictures.flac").write_bytes(b"pictures")
     places = {clip.id: 0 for clip in theirs}
-    moved = pack(theirs, places, (), tmp_path / "tars", "")
+    moved = pack(theirs, places, (), tmp_path / "tars", "", scratch(tmp_path / "tars"))
     tar = tmp_path / "tars" / "000000.tar"
     assert [name for name in archive.members(tar) if name.endswith((".mp4", ".flac"))] == [
         "s1/a.audio.flac", "s1/a.flac", "s1/b%2E1.mp4",
@@ -57,8 +64,12 @@ def test_files_that_are_not_our_own_stay_and_are_not_packed_twice(clips: list[Cl
             with archive.open_file(packed_file) as stream:
                 assert stream.read() == file.read_bytes()
     time = tar.stat().st_mtime_ns
-    assert pack(theirs, places, (), tmp_path / "tars", "") == moved
+    assert pack(theirs, places, (), tmp_path / "tars", "", scratch(tmp_path / "tars")) == moved
     assert tar.stat().st_mtime_ns == time
+    (tmp_path / "pictures.flac").write_bytes(b"other pictures")
+    pack(theirs, places, (), tmp_path / "tars", "", scratch(tmp_path / "tars"))
+    with archive.open_file(tar / "s1" / "a.flac") as stream:
+        assert stream.read() == b"other pictures"
 
 
 def test_clips_move_into_tars_and_are_read_there(clips: list[Clip], tmp_path: Path) -> None:
@@ -131,3 +142,16 @@ def test_media_are_found_again_by_their_names(clips: list[Clip], tmp_path: Path)
     found = stored_media(tmp_path / "tars")
     assert found["s2/c.flac"] == tmp_path / "tars" / "000-000001.tar" / "s2" / "c.flac"
     assert stored_media(tmp_path / "nowhere") == {}
+
+
+def test_tars_of_an_older_division_into_shards_are_removed(clips: list[Clip], tmp_path: Path) -> None:
+    moved = packed(clips, tmp_path / "tars")
+    for old in ("00000-of-00002-000000.tar", "00001-of-00002-000000.tar"):
+        (tmp_path / "tars" / old).write_bytes(b"old")
+    remove_unused_tars(tmp_path / "tars", moved)
+    assert sorted(path.name for path in (tmp_path / "tars").iterdir()) == ["000-000000.tar", "000-000001.tar"]
+    (tmp_path / "tars" / "00001-of-00002-000000.tar").write_bytes(b"old")
+    own = {clip.id: 0 for clip in moved}
+    whole = pack(moved, own, (), tmp_path / "tars", "", scratch(tmp_path / "tars"))
+    assert [path.name for path in (tmp_path / "tars").iterdir()] == ["000000.tar"]
+    assert [read_audio(clip.audio).max().round(1) for clip in whole if clip.audio] == [0.0, 0.1, 0.2]
