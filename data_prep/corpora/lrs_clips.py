@@ -45,8 +45,8 @@ class LrsPart:
     def pieces(self, name: str, split: str, speaker: str | None, max_seconds: float | None) -> list[SourceClip]:
         """A clip's pieces by the times of its words (``cut_between_words``), numbered from ``<id>/000`` on.
 
-        A clip that is short enough, or has no word times, stays whole, the former as far as ``max_seconds``. A piece has
-        the text of its words. A piece that is too long for its only word is one with a problem (LONG_WORD), and so is a
+        A clip that is short enough, or has no word times, stays whole; the former goes as far as ``max_seconds``. A
+        piece has the text of its words. One that is too long for its only word has a problem (LONG_WORD), and so has a
         clip without a readable label.
         """
         id = f"{self.name}/{name}"

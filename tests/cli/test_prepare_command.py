@@ -161,15 +161,13 @@ def test_the_command_prepares_grid_clips_with_spawned_workers(shared: Path, tmp_
 def test_some_rejected_clips_are_a_warning_and_a_second_run_has_nothing_to_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OMNI_AVSR_FACE_MODEL", raising=False)
-    config = PrepareConfig(
-        corpus=FolderCorpus(),
-        source=audio_folder(tmp_path, "gone.flac"),
-        output=tmp_path / "out",
-        workers=1,
-        progress=False,
-        max_rejected=0.4,
-    )
+    """No face is needed for sound, and none for a line that cannot be read."""
+    monkeypatch.setenv("OMNI_AVSR_FACE_MODEL", str(tmp_path / "none.task"))
+    source = audio_folder(tmp_path, "gone.flac")
+    with (source / "transcripts.tsv").open("a") as table:
+        table.write("c.flac\tone\ttwo\n")
+    output = tmp_path / "out"
+    config = PrepareConfig(FolderCorpus(), output, source, workers=1, progress=False, max_rejected=0.6)
     for told in ("2 clips prepared in", "nothing to do: 2 clips found finished"):
         caplog.clear()
         with caplog.at_level(logging.INFO):
@@ -177,9 +175,9 @@ def test_some_rejected_clips_are_a_warning_and_a_second_run_has_nothing_to_do(
         assert told in caplog.text
         assert f"quality page: {tmp_path / 'out' / 'quality.html'}" in caplog.text
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert f"1 clips (33.3%) were rejected; the reasons are in {tmp_path / 'out' / 'rejected.jsonl'}" in warnings
-    (rejected,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
-    assert json.loads(rejected)["id"] == "gone"
+        assert f"2 clips (50.0%) were rejected; the reasons are in {tmp_path / 'out' / 'rejected.jsonl'}" in warnings
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in rejected] == ["gone", "transcripts.tsv:5"]
 
 
 def test_too_many_rejected_clips_are_one_message_and_status_1_after_everything_is_written(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from data_prep.corpora.muavic import read_muavic
 from data_prep.corpora.source import SourceClip
 from data_prep.prepare import PrepareOptions, prepare
 from data_prep.rejection import Rejection, read_rejections, write_rejections
+from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.media import write_audio
+from omni_avsr.types import Clip
 
 Reader = Callable[[Path], list[SourceClip]]
 ROUNDS = 60
@@ -162,6 +164,13 @@ def test_damaged_labels_are_problems_of_their_clips(tmp_path: Path, corpus: str)
             ]
             write_rejections(tmp_path / "rejected.jsonl", listed)
             assert read_rejections(tmp_path / "rejected.jsonl") == listed
+            good = [
+                Clip(clip.id, clip.text, clip.split, 1.0, tmp_path / "a.flac", speaker=clip.speaker, words=clip.words)
+                for clip, problem in zip(clips, problems, strict=True)
+                if not problem
+            ]
+            write_manifest(tmp_path / "manifest.jsonl", good)
+            assert read_manifest(tmp_path / "manifest.jsonl") == good
             for clip, problem in zip(clips, problems, strict=True):
                 assert problem or (tmp_path / "out" / clip.id).resolve().is_relative_to(tmp_path / "out")
         label.write_bytes(sound)
