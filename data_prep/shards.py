@@ -70,6 +70,7 @@ def write_shard(
 ) -> None:
     """Write the manifest and the rejections of a shard; and, last of all, that it is done."""
     folder = shard.folder(output)
+    (folder / SUMMARY_NAME).unlink(missing_ok=True)  # an old one must not speak for a new manifest
     write_manifest(folder / MANIFEST_NAME, clips)
     write_rejections(folder / REJECTED_NAME, rejected)
     if shard.count > 1:

@@ -15,6 +15,7 @@ from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, on_device, 
 from omni_avsr.config import STRICT, DType
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_set import check_unheard
 from omni_avsr.metrics import compare, score
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
 from omni_avsr.provenance import bind_results, check_results, command_line, commit, today
@@ -60,6 +61,8 @@ def evaluate(config: EvaluateConfig) -> Report:
     test_sets = {name: config.data.read_test_set(name) for name in config.data.test_sets}
     noisy = [name for name, test_set in config.data.test_sets.items() if test_set.noisy and config.snr_db]
     noise = {name: config.data.read_test_noise(name) for name in noisy}
+    for source in noise.values():
+        check_unheard(source.recordings, info.training.get("noise", ()))
     tasks = [task for task in config.tasks if task in info.model.tasks]
     if not tasks:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")

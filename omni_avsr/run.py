@@ -26,6 +26,8 @@ from omni_avsr.data.augment import Augmenter
 from omni_avsr.data.batching import PlanSampler
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
+from omni_avsr.data.noise import NoiseSource
+from omni_avsr.data.noise_set import noise_marks
 from omni_avsr.files import write_atomically
 from omni_avsr.loggers import LoggerName, build_loggers, check_loggers, close_loggers, plot_stage
 from omni_avsr.model import OmniAVSR
@@ -138,7 +140,8 @@ def run(config: RunConfig) -> Path:
         run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
     if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
         name, stage = list(config.stages.items())[-1]
-        _export(config, folders, start, max(clip.seconds for clip in training_clips(name, stage, train)))
+        longest = max(clip.seconds for clip in training_clips(name, stage, train))
+        _export(config, folders, start, longest, noise)
     return config.output
 
 
@@ -170,16 +173,24 @@ def _check_stage(
 
 
 @rank_zero_only
-def _export(config: RunConfig, folders: Sequence[Path], start: Mapping[str, Tensor], longest: float) -> None:
+def _export(
+    config: RunConfig,
+    folders: Sequence[Path],
+    start: Mapping[str, Tensor],
+    longest: float,
+    noise: NoiseSource | None,
+) -> None:
     """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet.
 
     ``longest``: seconds of the longest clip that the last stage trained on, which tells what the model can take.
+    ``noise``: what it was trained in, which is no noise to test it in.
     """
     folder = config.output / "checkpoint"
     training = {
         "domain": config.domain,
         "seed": config.seed,
         "longest_clip_seconds": longest,
+        **({"noise": noise_marks(noise.recordings)} if noise else {}),
         "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
         "records": [json.loads((stage / RECORD).read_text()) for stage in folders],
         "stored as": config.checkpoint_dtype,

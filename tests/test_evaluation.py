@@ -20,6 +20,7 @@ from omni_avsr.config import from_mapping
 from omni_avsr.data.manifest import read_manifest
 from omni_avsr.data.noise_manifest import NoiseClip, write_noise_manifest
 from omni_avsr.data.noise_recording import read_wave, samples_sha256
+from omni_avsr.data.noise_set import noise_marks, open_noise
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.encoders.compact_audio import CompactAudioEncoder
 from omni_avsr.evaluation import EvaluateConfig, evaluate
@@ -385,6 +386,26 @@ def test_a_noise_manifest_gives_each_test_set_the_noise_of_its_split(root: Path,
     assert lines(tmp_path / "manifest") == lines(tmp_path / "file")
     with pytest.raises(ValueError, match="this would train on test noise"):
         evaluate(config(root, tmp_path / "no", {"test_noise": tmp_path / "noise.jsonl", "noise": noise}, **few))
+    assert not (tmp_path / "no").exists()
+
+
+def test_noise_that_the_checkpoint_was_trained_in_is_no_noise_to_test_in(root: Path, tmp_path: Path) -> None:
+    """Whatever the file is called now, and whether or not the training noise is named."""
+    shutil.copytree(root / "checkpoint", tmp_path / "checkpoint")
+    shutil.copyfile(root / "corpus" / "noise.wav", tmp_path / "other name.wav")
+    path = tmp_path / "checkpoint" / "config.json"
+    info = json.loads(path.read_text())
+    info["training"]["noise"] = noise_marks(open_noise(root / "corpus" / "noise.wav", ("train",)))
+    path.write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"trained in the noise .*other name\.wav .* by the sound"):
+        evaluate(
+            config(
+                root,
+                tmp_path / "no",
+                {"test_noise": tmp_path / "other name.wav"},
+                checkpoint=tmp_path / "checkpoint",
+            )
+        )
     assert not (tmp_path / "no").exists()
 
 

@@ -17,6 +17,7 @@ from lightning import Trainer
 from omni_avsr.checkpoint import load_checkpoint, save_tensors
 from omni_avsr.config import from_mapping
 from omni_avsr.data.batching import ClipSize
+from omni_avsr.data.noise_set import noise_marks
 from omni_avsr.media import write_audio
 from omni_avsr.resume import ResumePoint
 from omni_avsr.run import RunConfig, run
@@ -94,6 +95,8 @@ def test_the_checkpoint_is_the_model_after_all_stages(finished: RunConfig) -> No
     training = json.loads((finished.output / "checkpoint" / "config.json").read_text())["training"]
     assert training["domain"] == "noise"
     assert training["longest_clip_seconds"] == 11 / 25
+    noise = finished.data.read_noise()
+    assert training.get("noise") == (noise_marks(noise.recordings) if noise else None)
     assert [record["stage"] for record in training["records"]] == list(STAGES)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,23 @@ def check_noise_apart(train: Iterable[Recording], held_out: Iterable[Recording])
                 )
 
 
+def noise_marks(recordings: Iterable[Recording]) -> list[str]:
+    """By what a checkpoint knows again the noise that it was trained in: its sounds and speakers."""
+    return sorted({mark for recording in recordings for mark in _marks(recording)[1:]})
+
+
+def check_unheard(held_out: Iterable[Recording], trained_in: Collection[str]) -> None:
+    """Raise ValueError when noise to test in is known to a model, by the ``noise_marks`` of what it was trained in."""
+    for recording in held_out:
+        for mark in _marks(recording)[1:]:
+            if mark in trained_in:
+                raise ValueError(
+                    f"this checkpoint was trained in the noise {recording.id} (data.test_noise), by {mark}; "
+                    "test it in other noise"
+                )
+
+
 def _marks(recording: Recording) -> list[str]:
+    """Its id first."""
     speakers = [f"the speaker {speaker!r}" for speaker in recording.speakers]
     return [f"the id {recording.id!r}", f"the sound {recording.sha256[:12]}", *speakers]
