@@ -2,13 +2,12 @@
 
 import shutil
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from helpers_media import write_clip
 
 from data_prep.clip_record import ClipSettings
 from data_prep.corpora.auto_avsr import read_auto_avsr
@@ -90,23 +89,6 @@ def place_long(folder: Path, name: str, clips: Sequence[SourceClip]) -> list[Wor
 
 def fit(samples: np.ndarray) -> np.ndarray:
     return np.pad(samples, (0, 48_000))[:48_000]
-
-
-def write_clip(path: Path, frames: np.ndarray, samples: np.ndarray, codecs: tuple[str, str]) -> None:
-    with av.open(str(path), "w") as container:
-        video: Any = container.add_stream(codecs[0], rate=Fraction(25))
-        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
-        video.bit_rate = 2_000_000
-        audio: Any = container.add_stream(codecs[1], rate=16_000, layout="mono")
-        for pixels in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
-        container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = 16_000, 0
-        resampler = av.AudioResampler(format=audio.format.name, rate=16_000, frame_size=audio.codec_context.frame_size)
-        for frame in (*resampler.resample(sound), *resampler.resample(None)):
-            container.mux(audio.encode(frame))
-        container.mux(audio.encode(None))
 
 
 def check_pieces(pieces: Sequence[Clip], whole: Path, words: Sequence[Word], max_seconds: float) -> None:
