@@ -306,6 +306,8 @@ def _stream(container: av.container.InputContainer, path: str | os.PathLike[str]
     streams = _streams(container, kind)
     if not streams:
         raise MediaError(f"{path}: the file has no {kind} stream")
+    if streams[0].codec_context is None:
+        raise MediaError(f"{path}: there is no decoder for the {kind} stream")
     # Many small files are read by many processes; threads inside a decoder would only compete with them.
     streams[0].codec_context.thread_count = 1
     if kind == "video":

@@ -130,3 +130,12 @@ def test_what_comes_after_a_stretch_is_not_decoded(tmp_path: Path) -> None:
     data = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
     np.testing.assert_array_equal(read_audio(tmp_path / "cut.wav", (0.0, 2.0)), np.full(32_000, 0.5, np.float32))
+
+
+def test_a_stream_that_nothing_here_decodes_is_an_error(video: Path, tmp_path: Path) -> None:
+    """A codec of which only the name is known."""
+    data = video.read_bytes()
+    assert b"avc1" in data
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"avc1", b"zzzz"))
+    with pytest.raises(MediaError, match=r"odd\.mp4"):
+        levels(tmp_path / "odd.mp4")
