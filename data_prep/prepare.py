@@ -111,19 +111,11 @@ def _prepare(sources: Sequence[SourceClip], output: Path, scratch: Path, options
     }
     packed = stored_media(output / TARS_FOLDER)
     known = {id: result for id, job in jobs.items() if (result := _finished(job, packed)) is not None}
-    for place, problem in rejected.items():
-        _log(sources[place], problem)
-    for id, result in known.items():
-        if isinstance(result, Problem):
-            _log(sources[good[id]], result)
-    new: dict[str, ClipRecord | Problem] = {}
+    known_problems = {good[id]: result for id, result in known.items() if isinstance(result, Problem)}
+    for place, problem in sorted((rejected | known_problems).items()):
+        _log(sources[place].id, problem)
     todo = [job for id, job in jobs.items() if id not in known]
-    for job, result in run_jobs(prepare_clip, todo, options.workers, len(known), options.progress, options.time_limit):
-        new[job.id] = result
-        if isinstance(result, Problem):
-            _log(sources[good[job.id]], result)
-            if result.reason in PASSING:  # its worker could not clear up after itself
-                discard(job)
+    new = _work(todo, len(known), options)
 
     clips = []
     results = known | new
@@ -158,6 +150,18 @@ def _prepare(sources: Sequence[SourceClip], output: Path, scratch: Path, options
         seconds=time.monotonic() - begun,
         media_seconds=sum(record.seconds for record in made_now),
     )
+
+
+def _work(todo: Sequence[ClipJob], num_done: int, options: PrepareOptions) -> dict[str, ClipRecord | Problem]:
+    """What came of each job, by the clip's id."""
+    results: dict[str, ClipRecord | Problem] = {}
+    for job, result in run_jobs(prepare_clip, todo, options.workers, num_done, options.progress, options.time_limit):
+        results[job.id] = result
+        if isinstance(result, Problem):
+            _log(job.id, result)
+            if result.reason in PASSING:  # its worker could not clear up after itself
+                discard(job)
+    return results
 
 
 @contextmanager
@@ -261,6 +265,6 @@ def _rejection(source: SourceClip, problem: Problem) -> Rejection:
     return Rejection(source.id, str(source.media), problem.reason, problem.detail)
 
 
-def _log(source: SourceClip, problem: Problem) -> None:
+def _log(id: str, problem: Problem) -> None:
     # A name may hold bytes that are no text, and signs that a terminal obeys.
-    logger.warning("%s", plain(f"clip {source.id}: {problem.detail}", 2000))
+    logger.warning("%s", plain(f"clip {id}: {problem.detail}", 2000))
