@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.cases import PreparationCase
-from benchmarks.measure import Stopwatch, peak_memory_mib, read_case, write_figures
+from benchmarks.measure import ROOT, Stopwatch, peak_memory_mib, read_case, write_figures
 from data_prep.clip import SAMPLES_PER_FRAME, fit_length, prepare_clip
 from data_prep.clip_record import ClipJob, ClipRecord, ClipSettings
 from data_prep.corpora.grid import read_grid
@@ -26,7 +26,7 @@ NUM_TIMED = 10
 def measure(case: PreparationCase) -> dict[str, float]:
     """The figures of one case. ValueError if a clip is rejected, or there are too few."""
     num_clips = case.num_warmups + case.num_clips
-    media = [clip.media for clip in read_grid(Path(case.folder))][:num_clips]
+    media = [clip.media for clip in read_grid(ROOT / case.folder)][:num_clips]
     if len(media) < num_clips:
         raise ValueError(f"{case.folder} has {len(media)} clips, {num_clips} are needed")
     settings = ClipSettings(find_face_model(), FaceFinder(case.finder))

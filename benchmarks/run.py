@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -92,7 +93,7 @@ def main() -> None:
     chosen = arguments()
     cases = quick_cases(chosen.seed) if chosen.quick else all_cases(chosen.repetitions, chosen.seed)
     if chosen.grid is not None:
-        cases += preparation_cases(str(chosen.grid.resolve()), 1 if chosen.quick else NUM_CLIPS)
+        cases += preparation_cases(os.path.relpath(chosen.grid, ROOT), 1 if chosen.quick else NUM_CLIPS)
     cases = [case for case in cases if NAMES[type(case)] in chosen.only]
     records: list[dict[str, Any]] = []
     report: dict[str, Any] = {

@@ -57,7 +57,15 @@ def test_the_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "my-model" / "README.md").is_file()
 
 
-@pytest.mark.parametrize("file", ["README.md", "experiments/000-demo/README.md", "experiments/001-grid-s1/README.md"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "README.md",
+        "experiments/000-demo/README.md",
+        "experiments/001-grid-s1/README.md",
+        "experiments/002-mouth-crops/README.md",
+    ],
+)
 def test_every_link_and_picture_is_there(file: str) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", (ROOT / file).read_text(encoding="utf-8"))
     own = [link for link in links if not link.startswith("http")]
