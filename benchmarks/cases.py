@@ -84,8 +84,8 @@ class ImportCase:
 class PreparationCase:
     """Real clips through the preparation, by processes that share as many cores.
 
-    folder: GRID's, from the checkout; see ``data_prep.corpora.grid``. num_warmups: clips until every worker has started,
-        not counted.
+    folder: GRID's, from the checkout; see ``data_prep.corpora.grid``.
+    num_warmups: clips until every worker has started, not counted.
     """
 
     folder: str
