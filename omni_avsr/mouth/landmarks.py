@@ -41,7 +41,7 @@ LANDMARKS = FaceGeometry(
 )
 LANDMARK_STRIDE = 2
 """Every second frame is searched, since crops are smoothed over 12. On clips of seven GRID speakers that moved no
-crop's centre by more than a quarter of a pixel, for half of the time (experiments/002-mouth-crops)."""
+crop's centre by more than a quarter of a pixel, for half of the time (experiments/006-mouth-crops)."""
 
 
 def detect_landmarks(

@@ -1,6 +1,6 @@
 """How far apart the crops of the two face finders are, and what searching only some frames changes.
 
-    python experiments/002-mouth-crops/compare.py GRID UNSEEN OUTPUT [--clips 60]
+    python experiments/006-mouth-crops/compare.py GRID UNSEEN OUTPUT [--clips 60]
 
 GRID: a GRID corpus; UNSEEN: a folder of other speakers with a transcripts.tsv. OUTPUT gets comparison.json, a table and
 a picture. The reference is the landmarker on every frame.
