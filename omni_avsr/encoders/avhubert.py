@@ -1,0 +1,171 @@
+"""The video path of AV-HuBERT (Shi, Hsu, Lakhotia, Mohamed 2022) in plain torch: mouth crops to 25 features a second.
+
+The model was pretrained on sound and pictures; without sound, the sound's half of the fused features is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from omni_avsr.features import VIDEO_FPS
+from omni_avsr.types import Features
+
+STEM_FRAMES = 5
+"""Frames that the stem's 3-D convolution sees at once."""
+POSITION_KERNEL = 128
+POSITION_GROUPS = 16
+BLOCKS_PER_STAGE = 2
+
+
+@dataclass(frozen=True)
+class AVHubertShape:
+    """The sizes of a model. channels: of the ResNet's four stages."""
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+
+
+BASE = AVHubertShape(dim=768, num_layers=12, num_heads=12, ffn_dim=3072)
+LARGE = AVHubertShape(dim=1024, num_layers=24, num_heads=16, ffn_dim=4096)
+
+
+class AVHubertEncoder(nn.Module):
+    """ResNet-18 with PReLU on each frame, then a pre-norm transformer. Keeps the ``Encoder`` contract.
+
+    Only real frames pass through the ResNet, and attention never looks behind a clip, so that features are those of the
+    clip alone; the published code has no mask at all.
+    """
+
+    frame_rate = float(VIDEO_FPS)
+    max_seconds = math.inf
+
+    def __init__(self, shape: AVHubertShape, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.shape = shape
+        self.output_dim = shape.dim
+        self.resnet = ResNet(shape.channels)
+        self.project = nn.Linear(shape.channels[-1], shape.dim)
+        self.fusion_norm = nn.LayerNorm(2 * shape.dim)
+        self.fuse = nn.Linear(2 * shape.dim, shape.dim)
+        self.position = weight_norm(
+            nn.Conv1d(shape.dim, shape.dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS),
+            dim=2,
+        )
+        self.layers = nn.ModuleList(Layer(shape, dropout) for _ in range(shape.num_layers))
+        self.norm = nn.LayerNorm(shape.dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Features) -> Features:
+        """[B, T, height, width] grey mouth crops of 88 x 88 at 25 fps, normalised -> [B, T, dim]."""
+        if int(inputs.lengths.min()) < 1:
+            raise ValueError("a clip without video frames cannot be encoded")
+        mask = inputs.mask()
+        video = self.project(self.resnet(inputs.values, mask))
+        silent = torch.cat([torch.zeros_like(video), video], dim=-1)
+        fused = self.fuse(self.fusion_norm(silent))
+        x = fused.new_zeros(*mask.shape, self.output_dim)
+        x[mask] = self.dropout(fused)
+        # B, T, D -> B, D, T; an even kernel gives one frame too many.
+        position = F.gelu(self.position(x.transpose(1, 2))[..., :-1]).transpose(1, 2)
+        x = self.dropout(x + position)
+        attended = mask[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, attended)
+        return Features(self.norm(x).masked_fill(~mask[..., None], 0.0), inputs.lengths)
+
+
+class ResNet(nn.Module):
+    """The stem over five frames, then two basic blocks a stage, and the mean over the picture."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        # A 3-D convolution over one input channel equals a 2-D one over the stacked frames, which CPUs run much faster.
+        self.stem = nn.Sequential(
+            nn.Conv2d(STEM_FRAMES, channels[0], 7, 2, 3, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.PReLU(channels[0]),
+            nn.MaxPool2d(3, 2, 1),
+        )
+        blocks = []
+        for stage, width in enumerate(channels):
+            below, stride = (width, 1) if stage == 0 else (channels[stage - 1], 2)
+            blocks += [BasicBlock(below, width, stride)]
+            blocks += [BasicBlock(width, width, 1) for _ in range(BLOCKS_PER_STAGE - 1)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, video: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, H, W] and which frames are real [B, T] -> [num_real, channels[-1]]."""
+        reach = STEM_FRAMES // 2
+        video = video.masked_fill(~mask[..., None, None], 0.0)
+        stacked = F.pad(video, (0, 0, 0, 0, reach, reach)).unfold(1, STEM_FRAMES, 1)
+        frames = stacked[mask].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        means: Tensor = self.blocks(self.stem(frames)).mean(dim=(2, 3))
+        return means
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a (projected) shortcut; a PReLU of its own after each."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.relu1 = nn.PReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.PReLU(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.shortcut(x)
+        x = self.relu1(self.norm1(self.conv1(x)))
+        activated: Tensor = self.relu2(self.norm2(self.conv2(x)) + residual)
+        return activated
+
+
+class Layer(nn.Module):
+    """A transformer layer that normalises first."""
+
+    def __init__(self, shape: AVHubertShape, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = shape.num_heads
+        self.attention_norm = nn.LayerNorm(shape.dim)
+        self.q_proj = nn.Linear(shape.dim, shape.dim)
+        self.k_proj = nn.Linear(shape.dim, shape.dim)
+        self.v_proj = nn.Linear(shape.dim, shape.dim)
+        self.out_proj = nn.Linear(shape.dim, shape.dim)
+        self.ffn_norm = nn.LayerNorm(shape.dim)
+        self.fc1 = nn.Linear(shape.dim, shape.ffn_dim)
+        self.fc2 = nn.Linear(shape.ffn_dim, shape.dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """[B, T, D], and which positions may be attended, [B, 1, 1, T] bool -> [B, T, D]."""
+        x = x + self.dropout(self._attend(self.attention_norm(x), attended))
+        hidden = F.gelu(self.fc1(self.ffn_norm(x)))
+        widened: Tensor = x + self.dropout(self.fc2(hidden))
+        return widened
+
+    def _attend(self, x: Tensor, attended: Tensor) -> Tensor:
+        # B, T, D -> B, heads, T, D / heads
+        q, k, v = (
+            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout.p if self.training else 0.0
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=attended, dropout_p=dropout)
+        mixed: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
+        return mixed
