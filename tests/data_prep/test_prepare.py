@@ -180,7 +180,7 @@ def test_crops_made_elsewhere_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [rejection.reason for rejection in report.rejections] == [Reason.MISSING_FILE, Reason.BAD_LABEL]
 
 
-def test_crops_made_elsewhere_are_copied_into_tars_and_stay_where_they_are(tmp_path: Path) -> None:
+def test_crops_made_elsewhere_are_copied_into_tars_and_stay_where_they_are(no_processes: None, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     for name in ("a.mp4", "a.wav"):
@@ -194,7 +194,7 @@ def test_crops_made_elsewhere_are_copied_into_tars_and_stay_where_they_are(tmp_p
     assert list((tmp_path / "out" / "tars").iterdir()) == [tmp_path / "out" / "tars" / "000000.tar"]
 
 
-def test_a_problem_that_the_reader_found_is_listed(tmp_path: Path) -> None:
+def test_a_problem_that_the_reader_found_is_listed(no_processes: None, tmp_path: Path) -> None:
     write_audio(tmp_path / "a.flac", np.zeros(1600, np.float32))
     bad = SourceClip("t.tsv:3", tmp_path / "\udcff", "", "train", problem=Problem(Reason.BAD_LABEL, "t.tsv:3: \udcff"))
     good = SourceClip("a", tmp_path / "a.flac", "text", "train")
