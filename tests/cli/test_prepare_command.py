@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from data_prep.corpora.grid import read_grid
 from data_prep.synthetic.corpus import SyntheticCorpus
+from omni_avsr.cli import merge
 from omni_avsr.cli.corpora import (
     FolderCorpus,
     GridCorpus,
@@ -39,12 +40,12 @@ def composed(*overrides: str) -> dict[Any, Any]:
     return values
 
 
-def command(folder: Path, *arguments: str, name: str = "prepare") -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the installed console script in ``folder``, without a face model in its environment."""
     script = Path(sysconfig.get_path("scripts")) / "omni-avsr"
     environment = {name: value for name, value in os.environ.items() if name != "OMNI_AVSR_FACE_MODEL"}
     return subprocess.run(
-        [script, name, *arguments],
+        [script, "prepare", *arguments],
         cwd=folder,
         env=environment | {"COLUMNS": "1000"},  # rich wraps its lines at this width
         capture_output=True,
@@ -180,40 +181,46 @@ def test_some_rejected_clips_are_a_warning_and_a_second_run_has_nothing_to_do(
     assert [line["id"] for line in rejected] == ["gone", "transcripts.tsv:5"]
 
 
-def test_too_many_rejected_clips_are_one_message_and_status_1_after_everything_is_written(tmp_path: Path) -> None:
-    done = command(audio_folder(tmp_path, "gone.flac"), "corpus=folder", "source=.", "output=out", "workers=1")
-    assert done.returncode == 1
-    told = (
-        "1 clips (33.3%) were rejected; the reasons are in out/rejected.jsonl, and at most 10.0% may be (max_rejected)"
+def test_too_many_rejected_clips_are_an_error_after_everything_is_written(tmp_path: Path) -> None:
+    source, output = audio_folder(tmp_path, "gone.flac"), tmp_path / "out"
+    with pytest.raises(ValueError) as error:
+        run(PrepareConfig(FolderCorpus(), output, source, workers=1, progress=False))
+    assert str(error.value) == (
+        f"1 clips (33.3%) were rejected; the reasons are in {output / 'rejected.jsonl'}, and at most 10.0% may be "
+        "(max_rejected)"
     )
-    assert told in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert len(read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)) == 2
+    assert len(read_manifest(output / "manifest.jsonl", check_files=True)) == 2
 
 
-def test_nothing_but_rejected_clips_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+def test_nothing_but_rejected_clips_is_one_message_and_status_1_whatever_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "transcripts.tsv").write_text("file\ttext\ngone.flac\tbin blue\n")
-    config = PrepareConfig(corpus=FolderCorpus(), source=tmp_path, output=tmp_path / "out", max_rejected=1.0)
-    with pytest.raises(ValueError, match=r"1 clips \(100\.0%\) were rejected"):
-        run(config)
+    done = command(tmp_path, "corpus=folder", "source=.", "output=out", "workers=1", "max_rejected=1.0")
+    assert done.returncode == 1
+    assert "1 clips (100.0%) were rejected; the reasons are in out/rejected.jsonl" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_shards_run_by_hydras_submitit_launcher_and_merge_to_one_manifest(tmp_path: Path) -> None:
+def test_shards_run_by_hydras_submitit_launcher_and_merge_to_one_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """By its local executor, which starts jobs as the one for SLURM does."""
     audio_folder(tmp_path)
-    arguments = ("corpus=folder", f"source={tmp_path}", f"output={tmp_path / 'out'}", "workers=1", "shard=0/2,1/2")
+    output = tmp_path / "out"
+    arguments = ("corpus=folder", f"source={tmp_path}", f"output={output}", "workers=1", "shard=0/2,1/2")
     done = command(tmp_path, "-m", "hydra/launcher=submitit_local", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    (tmp_path / "out" / "shards" / "00001-of-00002" / "summary.json").rename(tmp_path / "kept.json")
-    incomplete = command(tmp_path, "out", name="merge")
-    assert incomplete.returncode == 1
-    assert "1 of 2 are missing: shard=1/2" in incomplete.stdout
-    (tmp_path / "kept.json").rename(tmp_path / "out" / "shards" / "00001-of-00002" / "summary.json")
-    merged = command(tmp_path, "out", name="merge")
-    assert merged.returncode == 0, merged.stdout + merged.stderr
-    assert [clip.id for clip in read_manifest(tmp_path / "out" / "manifest.jsonl", check_files=True)] == ["a", "b"]
-    assert (tmp_path / "out" / "quality.html").is_file()
+    monkeypatch.setattr("sys.argv", ["omni-avsr merge", str(output)])
+    summary = output / "shards" / "00001-of-00002" / "summary.json"
+    summary.rename(tmp_path / "kept.json")
+    with pytest.raises(SystemExit) as status:
+        merge.main()
+    assert status.value.code == 1
+    assert "1 of 2 are missing: shard=1/2" in caplog.text
+    (tmp_path / "kept.json").rename(summary)
+    merge.main()
+    assert [clip.id for clip in read_manifest(output / "manifest.jsonl", check_files=True)] == ["a", "b"]
+    assert (output / "quality.html").is_file()
 
 
 def test_video_needs_the_face_model_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,8 +82,8 @@ def test_shards_of_different_corpora_or_settings_are_refused(output: Path, corpu
 
 
 def test_where_a_corpus_or_a_model_lies_makes_no_difference() -> None:
-    elsewhere = [replace(source, media=Path("/mnt") / source.media) for source in SOURCES]
-    assert Corpus.of(elsewhere, ClipSettings(face_model=Path("/mnt/face.task"))) == CORPUS
+    elsewhere = [replace(source, media=Path("elsewhere") / source.media) for source in SOURCES]
+    assert Corpus.of(elsewhere, ClipSettings(face_model=Path("elsewhere/face.task"))) == CORPUS
 
 
 def test_a_missing_list_of_rejections_is_named(output: Path) -> None:
