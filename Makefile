@@ -34,8 +34,8 @@ demo-record: setup  ## keep results of `make demo` and a picture of its page in 
 	cp runs/demo/summary.md runs/demo/results/* experiments/000-demo/results/
 	"$(VENV)/bin/python" experiments/000-demo/page.py runs/demo/run/checkpoint runs/demo/example.mp4 experiments/000-demo/page.png
 
-test: setup  ## run the tests
-	$(RUN) pytest $(PYTEST_ARGS)
+test: setup  ## run the tests, a file at a time on each core
+	$(RUN) pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: setup  ## check format, lint and types
 	$(RUN) ruff format --check .

@@ -125,9 +125,9 @@ def run(config: PrepareConfig) -> None:
     )
     report = prepare(clips, config.output, options)
     tell(report)
-    if shard.count == 1 or not report.rejections:
+    if shard.count == 1:
         check_rejected(len(report.rejections), report.num_clips, report.manifest.parent, config.max_rejected)
-    else:
+    elif report.rejections:
         # One bad shard must not keep a launcher from the others.
         log.warning("%d clips were rejected; `omni-avsr merge` tells whether they are too many", len(report.rejections))
 
@@ -163,8 +163,9 @@ def check_rejected(num_rejected: int, num_clips: int, folder: Path, max_rejected
 
 
 def _check_output(corpus: AnyCorpus, source: Path, output: Path) -> None:
-    """Only a folder's table names its files; other corpora are what lies in their folder."""
-    if not isinstance(corpus, FolderCorpus) and output.resolve().is_relative_to(source.resolve()):
+    """Tables and manifests name their files; other corpora are what lies in their folder."""
+    names_its_files = isinstance(corpus, FolderCorpus | AutoAvsrImport | AvHubertImport | MuavicImport)
+    if not names_its_files and output.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"prepare.output: {output} is inside {source}, whose files are all read as the corpus's own")
 
 
