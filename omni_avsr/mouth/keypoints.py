@@ -11,7 +11,7 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 from omni_avsr.mouth.crops import FaceGeometry
-from omni_avsr.mouth.native import quiet_stderr
+from omni_avsr.mouth.native import ignore_profiling_signal, quiet_stderr
 
 KEYPOINTS = FaceGeometry(
     # Eyes and mouth. The mouth moves in speech, but smoothed over 12 frames it is a good mark of the head's tilt.
@@ -41,6 +41,7 @@ def detect_keypoints(frames: Iterable[np.ndarray], face_model: Path) -> Iterator
     Raises:
         ValueError: the model file is none.
     """
+    ignore_profiling_signal()
     try:
         with zipfile.ZipFile(face_model) as bundle, quiet_stderr():
             base = BaseOptions(model_asset_buffer=bundle.read(_MODEL_NAME))

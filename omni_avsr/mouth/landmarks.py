@@ -10,7 +10,7 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 from omni_avsr.mouth.crops import FaceGeometry
-from omni_avsr.mouth.native import quiet_stderr
+from omni_avsr.mouth.native import ignore_profiling_signal, quiet_stderr
 
 REFERENCE = {
     33: (-0.500, 0.000),  # outer eye corner on the image's left
@@ -64,6 +64,7 @@ def detect_landmarks(
         running_mode=vision.RunningMode.VIDEO,
         num_faces=max_faces,
     )
+    ignore_profiling_signal()
     with quiet_stderr():
         try:
             landmarker = vision.FaceLandmarker.create_from_options(options)
