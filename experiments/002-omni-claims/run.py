@@ -99,13 +99,13 @@ def arms() -> list[Arm]:
         *_dedicated("dedicated", PASSES // 8, SNR_DB),
         *_per_task(),
         *_per_rates(),
+        *_dedicated("long", PASSES // 3),
         *_pooling(),
         Arm("weight-1", "weight-1", PASSES // 3, weight=1.0),
         Arm("weight-2", "weight-2", PASSES // 3, weight=2.0),
         Arm("no-norm", "no-norm", PASSES // 3, layer_norm=False),
         omni("ST", second),
         omni("T", second),
-        *_dedicated("long", PASSES // 3),
         *(Arm(f"layers-{n}", f"layers-{n}", PASSES // 3, num_layers=n) for n in (20, 10)),
     ]
 
