@@ -29,11 +29,12 @@ from safetensors.torch import load_file
 from omni_avsr.checkpoint import CONFIG, TRAINED, load_checkpoint, read_info, save_tensors
 from omni_avsr.config import from_mapping
 from omni_avsr.data.config import DataConfig
-from omni_avsr.files import write_atomically
+from omni_avsr.decode import DecodeConfig, decode, settings_of
+from omni_avsr.files import replacing, write_atomically
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RECORD, RunConfig, run
-from omni_avsr.scorer import Scorer, ScoringConfig
-from omni_avsr.types import Hypothesis, Modality, Task
+from omni_avsr.scorer import EncodedBatch, Scorer, ScoringConfig
+from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Task
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 ENCODERS = HERE.parent / "001-grid-s1" / "checkpoint"
 
-PASSES = 360
+PASSES = 240
 """LLM passes (forward and backward on one batch) that every family of models has in all."""
 AUDIO_RATES, VIDEO_RATES = (4, 16), (2, 5)
 POOL_RATES = (2, 4, 6, 8, 10, 16)
@@ -92,15 +93,15 @@ def arms() -> list[Arm]:
     """All arms, the most wanted first."""
     first, second = SEEDS
     return [
-        omni("S", first),
-        omni("S", second),
-        omni("ST", first),
-        omni("T", first),
+        omni("S", first, SNR_DB),
         *_dedicated("dedicated", PASSES // 8, SNR_DB),
+        omni("ST", first, SNR_DB),
+        omni("T", first),
         *_per_task(),
         *_per_rates(),
         *_dedicated("long", PASSES // 3),
         *_pooling(),
+        omni("S", second),
         Arm("weight-1", "weight-1", PASSES // 3, weight=1.0),
         Arm("weight-2", "weight-2", PASSES // 3, weight=2.0),
         Arm("no-norm", "no-norm", PASSES // 3, layer_norm=False),
@@ -113,9 +114,9 @@ def arms() -> list[Arm]:
 STRATEGIES = {"S": "shared", "T": "task_specific", "ST": "hybrid"}
 
 
-def omni(name: str, seed: int) -> Arm:
+def omni(name: str, seed: int, snr_db: tuple[float, ...] = ()) -> Arm:
     """All tasks at all rates: one audio and one video rate drawn per step, a pass per task."""
-    return Arm(f"{name}-{seed}", name, PASSES // 3, strategy=STRATEGIES[name], seed=seed, snr_db=SNR_DB)
+    return Arm(f"{name}-{seed}", name, PASSES // 3, strategy=STRATEGIES[name], seed=seed, snr_db=snr_db)
 
 
 def _dedicated(family: str, num_steps: int, snr_db: tuple[float, ...] = ()) -> Iterator[Arm]:
@@ -241,7 +242,7 @@ def train_and_score(arm: Arm, folders: Folders) -> None:
         share_projectors(checkpoint, output / "pooled", arm.pool_rates)
         checkpoint = output / "pooled"
     begun = time.monotonic()
-    hypotheses = score(arm, checkpoint, output, folders)
+    hypotheses = score(arm, checkpoint, folders)
     [stage] = (output / "stages").iterdir()
     record = json.loads((stage / RECORD).read_text())
     values = {
@@ -336,16 +337,39 @@ def share_projectors(source: Path, target: Path, audio_rates: Sequence[int]) -> 
     assert read_info(target).model.compression.audio_rates == tuple(audio_rates)
 
 
-def score(arm: Arm, checkpoint: Path, output: Path, folders: Folders) -> list[Hypothesis]:
+def score(arm: Arm, checkpoint: Path, folders: Folders) -> list[Hypothesis]:
     """Decode the test clips greedily at all rates of the checkpoint, clean and at the arm's levels of babble."""
-    manifest = folders.prepared / "grid" / "manifest.jsonl"
-    test_set = {"manifest": manifest, "noisy": True}
-    noise = folders.noise / "babble_test.flac"
-    data = from_mapping(DataConfig, {"test_sets": {"grid": test_set}, "test_noise": noise})
+    clips, encoded = test_features(arm, folders)
     model = load_checkpoint(checkpoint)  # the LLM in bfloat16, as trained
-    config = ScoringConfig(batch_size=80)
-    scorer = Scorer(model, data.read_test_set("grid"), arm.tasks, config, data.read_test_noise("grid"), arm.snr_db)
-    return scorer.run(output / "hypotheses.jsonl", arm.name)
+    hypotheses = []
+    for task, rates in settings_of(model, arm.tasks):
+        for level in (None, *arm.snr_db) if Modality.AUDIO in task.modalities else (None,):
+            hypotheses += decode(model, clips, encoded[level], task, rates, DecodeConfig(), level)
+            log.info("scored %s at %s, %s dB", task, rates.label(task), level)
+    return hypotheses
+
+
+def test_features(arm: Arm, folders: Folders) -> tuple[list[Clip], dict[float | None, dict[Modality, Features]]]:
+    """The test clips, and their features by SNR (None: clean): encoded once, since all arms have the same encoders."""
+    manifest, babble = folders.prepared / "grid" / "manifest.jsonl", folders.noise / "babble_test.flac"
+    data = from_mapping(
+        DataConfig, {"test_sets": {"grid": {"manifest": manifest, "noisy": True}}, "test_noise": babble}
+    )
+    clips, path = data.read_test_set("grid"), folders.runs / "test-features.pt"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            model = load_checkpoint(folders.runs / arm.base / "checkpoint")
+            scorer = Scorer(model, clips, ALL_TASKS, ScoringConfig(), data.read_test_noise("grid"), SNR_DB)
+            audio, video = ([read(clip) for clip in clips] for read in (scorer.reader.waveform, scorer.reader.video))
+            batch = EncodedBatch(scorer, list(range(len(clips))), audio, video)
+            features = {level: batch.features(Task.AVSR, level, MATCHED) for level in (None, *SNR_DB)}
+            with replacing(path) as temporary:
+                torch.save(
+                    {k: {str(m): (f.values, f.lengths) for m, f in row.items()} for k, row in features.items()},
+                    temporary,
+                )
+    stored = torch.load(path)
+    return clips, {k: {Modality(m): Features(*pair) for m, pair in row.items()} for k, row in stored.items()}
 
 
 def compact(hypotheses: Sequence[Hypothesis]) -> dict[str, Any]:
