@@ -228,7 +228,8 @@ class Job:
 
 def link(arm: Arm, folders: Folders) -> Path:
     """Train projectors of all rates towards the LLM's embeddings: what all arms of a seed start from."""
-    model = model_values(arm) | {"compression": {"audio_rates": POOL_RATES, "video_rates": VIDEO_RATES}}
+    # The same model for every arm that starts from it, whatever LLM and adapters that one has.
+    model = model_values(Arm(arm.base, arm.base, 1, audio_rates=POOL_RATES, layer_norm=arm.layer_norm))
     start = {"checkpoint": ENCODERS, "parts": ["encoders.*"]}
     with FileLock(folders.runs / f"{arm.base}.lock"):
         return _run(arm.base, arm.seed, model, {"link": LINK_STAGE}, start, folders)
