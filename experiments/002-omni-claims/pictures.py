@@ -60,6 +60,7 @@ def plot_noise(path: Path, systems: Sequence[System]) -> None:
             clips = [system.in_noise(task, level) for level in system.levels]
             x = np.array(system.levels) + 0.12 * index
             _errorbar(axes, x, clips, index, f"{task.upper()}, {system.name}", line)
+    axes.set_xticks(sorted({level for system in systems for level in system.levels}))
     _finish(path, axes, "SNR (dB)")
 
 

@@ -76,6 +76,11 @@ class System:
         """Errors of the eight settings together, in clean speech."""
         return summed([self.counts[*setting, None] for setting in SETTINGS])
 
+    def runaways(self) -> int:
+        """Transcripts of the eight settings with at least as many words too many as were said: they did not end."""
+        clips = (clip.words for setting in SETTINGS for clip in self.counts[*setting, None])
+        return sum(words.insertions >= words.length for words in clips)
+
     def in_noise(self, task: Task, level: float) -> list[ClipCounts]:
         """Errors of all rates of a task together, at one SNR; ASR's rates twice, as often as AVSR has them."""
         repeats = 2 if task is Task.ASR else 1
