@@ -131,6 +131,7 @@ def test_verdicts_follow_the_intervals(
     by_claim = {v.claim: v.verdict for v in summarize.judge(report)}
     assert list(by_claim.values())[:4] == ["holds", "fails", "not tested", "not tested"]
     assert next(v for c, v in by_claim.items() if c.startswith("3.")) == "holds by count"
+    assert next(v for c, v in by_claim.items() if c.startswith("5.")) == "costs less here"  # nothing at all
     assert next(v for c, v in by_claim.items() if c.startswith("6. AVSR")) == "holds"
     monkeypatch.setattr(summarize, "HERE", tmp_path)
     summarize.main()
