@@ -14,8 +14,9 @@ from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
-from omni_avsr.sequence import NUM_MARKERS, TextIds, TokenSequence, assemble, embed
+from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed
 from omni_avsr.types import IGNORE_INDEX, Features, Modality, Rates, StepOutput, Task
+from omni_avsr.vocabulary import extend_vocabulary
 
 
 class OmniAVSR(nn.Module):
@@ -37,7 +38,7 @@ class OmniAVSR(nn.Module):
         self.config = config
         self.encoders = nn.ModuleDict({str(modality): encoder for modality, encoder in encoders.items()})
         self.projectors = nn.ModuleDict({str(modality): part for modality, part in projectors.items()})
-        self.markers = nn.Embedding(NUM_MARKERS, llm.hidden_size)
+        self.markers = nn.Embedding(config.markers.num_rows, llm.hidden_size)
         nn.init.normal_(self.markers.weight, std=llm.embedding_std)
         self.frame_rates = {modality: float(encoder.frame_rate) for modality, encoder in encoders.items()}
         self.llm = llm.model
@@ -45,6 +46,8 @@ class OmniAVSR(nn.Module):
         self.router = router
         prompts = {task: llm.encode(prompt) for task, prompt in config.prompts.items()}
         self.text_ids = TextIds(llm.bos_id, llm.eos_id, prompts)
+        in_vocabulary = config.markers.place == "vocabulary"
+        self.marker_outputs = extend_vocabulary(llm.model, config.markers, self.markers) if in_vocabulary else None
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +65,7 @@ class OmniAVSR(nn.Module):
             encoder = self.encoders[modality]
             trained = any(parameter.requires_grad for parameter in encoder.parameters())
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-                features[modality] = encoder(values)
+                features[modality] = encoder(values.attended() if self.config.padding == "attended" else values)
         return features
 
     def tokens(self, features: Mapping[Modality, Features], task: Task, rates: Rates) -> dict[Modality, Features]:

@@ -120,6 +120,8 @@ def embed(
 ) -> Tensor:
     """Embed ids, markers and modality tokens: [B, L, H] in the dtype of the LLM's embeddings.
 
+    The last four rows of ``markers`` are those of ``Slot``.
+
     Raises:
         ValueError: the number of slots and of tokens differ.
     """
@@ -127,7 +129,9 @@ def embed(
     is_text = ids < SLOT_BASE
     embeds = embedding(ids.where(is_text, 0))
     is_marker = (ids >= SLOT_BASE) & (ids < SLOT_BASE + NUM_MARKERS)
-    marker_rows = markers((ids - SLOT_BASE).clamp(0, NUM_MARKERS - 1)).to(embeds.dtype)
+    # Where the published code has a row for padding, it comes before the markers.
+    first = markers.num_embeddings - NUM_MARKERS
+    marker_rows = markers((ids - SLOT_BASE).clamp(0, NUM_MARKERS - 1) + first).to(embeds.dtype)
     embeds = torch.where(is_marker[..., None], marker_rows, embeds)
     for modality, (_, slot, _) in _BRACKETS.items():
         is_slot = ids == slot

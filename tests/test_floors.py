@@ -14,9 +14,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
-    ("sequence", "adapters", "llm"),
+    ("sequence", "adapters", "llm", "vocabulary"),
     ("model", "build", "stages", "model_card"),
-    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
+    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces", "published"),
     (
         "training",
         "callbacks",

@@ -17,6 +17,10 @@ from omni_avsr.features import HOP, MEL_FRAME_RATE, SAMPLE_RATE, log_mel_window,
 from omni_avsr.types import Features
 
 Context = Literal["full", "trimmed"]
+Length = Literal["covering", "published"]
+
+_FEWEST_PUBLISHED = 25
+"""Features that the published code keeps of the shortest clip."""
 
 _CONV_STRIDE = 2
 _CONV_REACH = 2
@@ -35,7 +39,7 @@ class WhisperEncoder(nn.Module):
     not applied.
     """
 
-    def __init__(self, config: WhisperConfig, context: Context = "full") -> None:
+    def __init__(self, config: WhisperConfig, context: Context = "full", length: Length = "covering") -> None:
         """Random weights; ``from_folder`` gives trained ones.
 
         Raises:
@@ -44,7 +48,7 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         if context not in ("full", "trimmed"):
             raise ValueError(f'the context of Whisper is "full" or "trimmed", not "{context}"')
-        self.context = context
+        self.context, self.length = context, length
         self.encoder = TransformersWhisperEncoder(config)
         self.num_mels = config.num_mel_bins
         self.num_positions = config.max_source_positions
@@ -53,7 +57,13 @@ class WhisperEncoder(nn.Module):
         self.max_seconds = _CONV_STRIDE * self.num_positions * HOP / SAMPLE_RATE
 
     @classmethod
-    def from_folder(cls, folder: Path, context: Context = "full", dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+    def from_folder(
+        cls,
+        folder: Path,
+        context: Context = "full",
+        dtype: torch.dtype = torch.float32,
+        length: Length = "covering",
+    ) -> WhisperEncoder:
         """The encoder of a Whisper model saved in transformers' layout; the decoder's weights are not read.
 
         Args:
@@ -65,12 +75,14 @@ class WhisperEncoder(nn.Module):
         """
         config = read_whisper_config(folder)
         with torch.device("meta"):
-            encoder = cls(config, context)
+            encoder = cls(config, context, length)
         load_part(encoder.encoder, folder, "encoder.", dtype)
         return encoder.eval()
 
     def forward(self, inputs: Features) -> Features:
         """Encode waveforms [B, samples] at 16 kHz into Features [B, ceil(samples / 320), output_dim].
+
+        With length "published" a clip has floor(samples / 320) features, and 25 if it is shorter.
 
         Raises:
             ValueError: a clip is empty or longer than the context (30 s in the released models).
@@ -78,6 +90,8 @@ class WhisperEncoder(nn.Module):
         self._check(inputs.lengths)
         mel_lengths = num_mel_frames(inputs.lengths)
         lengths = (mel_lengths + _CONV_STRIDE - 1) // _CONV_STRIDE
+        if self.length == "published":
+            lengths = (inputs.lengths // (HOP * _CONV_STRIDE)).clamp(min=_FEWEST_PUBLISHED)
         longest = int(lengths.max())
         max_mel_frames = _CONV_STRIDE * self.num_positions
 
