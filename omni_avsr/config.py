@@ -196,6 +196,19 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PublishedSearch:
+    """How the authors' code searches where it differs from ours (Omni-AVSR 1.7).
+
+    Beams stop by the rule of transformers 4.43. With a ``temperature``, tokens are sampled, as Llama's own settings
+    make it (0.6, ``top_p`` 0.9): results then depend on ``seed`` and on which clips share a batch.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    seed: Annotated[int, Field(ge=0)] = 7
+
+
+@dataclass(frozen=True, config=STRICT)
 class LLMConfig:
     """A causal language model of transformers: Hub id, local folder, or a GGUF inside an installed package.
 

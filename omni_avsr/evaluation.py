@@ -106,7 +106,7 @@ def _origin(
     return {
         **{f"test set {name}": clips_fingerprint(clips) for name, clips in test_sets.items()},
         "checkpoint": checkpoint_sha256(config.checkpoint),
-        "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
+        "decoding": str(config.decode),
         "llm_dtype": config.llm_dtype or "as trained",
         **{_noise_name(config, name): f"{n.fingerprint} seed {config.seed}" for name, n in noise.items()},
     }
@@ -122,7 +122,7 @@ def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -
     return {
         "checkpoint": config.checkpoint.name,
         "training domain": domain,
-        "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
+        "decoding": str(config.decode),
         "seed": config.seed,
         **({"SNR measured over": f"the {config.data.snr_over}"} if config.snr_db else {}),
         "commit": commit(),

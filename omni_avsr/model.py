@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_avsr.adapters import AdapterRouter
+from omni_avsr.beams import published_beam_stop
 from omni_avsr.compression import compress
-from omni_avsr.config import ModelConfig
+from omni_avsr.config import ModelConfig, PublishedSearch
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
@@ -130,7 +132,6 @@ class OmniAVSR(nn.Module):
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][scored])
         return F.cross_entropy(logits.float(), labels[scored], reduction="sum")
 
-    @torch.no_grad()
     def generate(
         self,
         features: Mapping[Modality, Features],
@@ -138,19 +139,40 @@ class OmniAVSR(nn.Module):
         rates: Rates,
         num_beams: int = 1,
         max_new_tokens: int = 32,
+        published: PublishedSearch | None = None,
     ) -> list[str]:
         """Transcribe a batch, greedily or by beams; deterministic whatever the LLM's shipped settings say.
+
+        published: search as the authors' code does.
 
         Raises:
             ValueError: a rate was not trained, or a modality of the task is missing.
         """
+        ids = self.generate_ids(features, task, rates, num_beams, max_new_tokens, published)
+        return [self.text.decode(row).strip() for row in ids]
+
+    @torch.no_grad()
+    def generate_ids(
+        self,
+        features: Mapping[Modality, Features],
+        task: Task,
+        rates: Rates,
+        num_beams: int = 1,
+        max_new_tokens: int = 32,
+        published: PublishedSearch | None = None,
+    ) -> Tensor:
+        """The token ids of ``generate``, [B, longest], eos behind the shorter ones."""
         tokens = self.tokens(features, task, rates)
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
-        with self.router.route(task):
-            ids = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
-                inputs_embeds=embeds,
-                attention_mask=sequence.attention_mask,
-                generation_config=generation_config(self.text, num_beams=num_beams, max_new_tokens=max_new_tokens),
+        settings = generation_config(self.text, max_new_tokens, num_beams, published)
+        with ExitStack() as stack:
+            stack.enter_context(self.router.route(task))
+            if published is not None:
+                stack.enter_context(published_beam_stop(self.llm))
+                stack.enter_context(torch.random.fork_rng())
+                torch.manual_seed(published.seed)
+            ids: Tensor = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
+                inputs_embeds=embeds, attention_mask=sequence.attention_mask, generation_config=settings
             )
-        return [self.text.decode(row).strip() for row in ids]
+        return ids

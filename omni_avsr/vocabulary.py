@@ -63,6 +63,4 @@ def extend_vocabulary(llm: PreTrainedModel, config: MarkerConfig, markers: nn.Em
     rows = nn.Embedding.from_pretrained(markers.weight.detach().clone())
     llm.set_input_embeddings(ExtendedEmbedding(embedding, vocab_size, markers))
     llm.set_output_embeddings(ExtendedHead(head, vocab_size, rows))
-    # Beam search takes the number of rows from here.
-    llm.config.get_text_config().vocab_size = vocab_size + len(rows.weight)
     return rows

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
-    ("sequence", "adapters", "llm", "vocabulary"),
+    ("sequence", "adapters", "llm", "vocabulary", "beams"),
     ("model", "build", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces", "published"),
     (

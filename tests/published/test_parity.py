@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers_golden import Golden, read_golden, save_references
 
-from omni_avsr.config import PUBLISHED_PROMPTS
-from omni_avsr.llm import generation_config
+from omni_avsr.config import PUBLISHED_PROMPTS, PublishedSearch
 from omni_avsr.model import OmniAVSR
 from omni_avsr.published.facts import ImportConfig
 from omni_avsr.published.importer import import_state
@@ -164,21 +162,11 @@ def test_transcripts(golden: Golden, model: OmniAVSR, search: str) -> None:
     assert compared > len(clips(golden))
 
 
-@torch.no_grad()
 def generated(model: OmniAVSR, features: dict[Modality, Features], setting: str, num_beams: int) -> list[int]:
-    """The ids that ``OmniAVSR.generate`` would decode."""
     name, *numbers = setting.split(".")
-    by_modality: dict[str, Any] = {"a": 4, "v": 2} | {number[0]: int(number[1:]) for number in numbers}
-    task, rates = TASK_NAMES[name], Rates(by_modality["a"], by_modality["v"])
-    tokens = model.tokens(features, task, rates)
-    sequence = assemble(task, tokens, model.text_ids)
-    settings = generation_config(model.text, max_new_tokens=16, num_beams=num_beams)
-    with model.router.route(task):
-        ids = model.llm.generate(  # type: ignore[operator]
-            inputs_embeds=embed(sequence, tokens, model.llm.get_input_embeddings(), model.markers),
-            attention_mask=sequence.attention_mask,
-            generation_config=settings,
-        )
+    by_modality = {"a": 4, "v": 2} | {number[0]: int(number[1:]) for number in numbers}
+    rates = Rates(by_modality["a"], by_modality["v"])
+    ids = model.generate_ids(features, TASK_NAMES[name], rates, num_beams, 16, PublishedSearch())
     return [int(number) for number in ids[0]]
 
 
