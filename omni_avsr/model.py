@@ -16,7 +16,7 @@ from omni_avsr.config import ModelConfig, PublishedSearch
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
-from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed
+from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed, with_scored_padding
 from omni_avsr.types import IGNORE_INDEX, Features, Modality, Rates, StepOutput, Task
 from omni_avsr.vocabulary import extend_vocabulary
 
@@ -93,8 +93,9 @@ class OmniAVSR(nn.Module):
         texts: Sequence[str],
         rates: Rates,
         task_weights: Mapping[Task, float],
-        num_label_tokens: Mapping[Task, int],
+        num_label_tokens: Mapping[Task, int] | None,
         task_features: Mapping[Task, Mapping[Modality, Features]] | None = None,
+        score_padding: bool = False,
     ) -> StepOutput:
         """Weighted sum of the tasks' losses (Omni-AVSR 1.3), from one LLM pass per task.
 
@@ -104,8 +105,9 @@ class OmniAVSR(nn.Module):
             rates: one pair for all tasks of the step.
             task_weights: tasks to train, with their share of the sum.
             num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
-                batch, so that micro-batches and ranks add up to its mean.
+                batch, so that micro-batches and ranks add up to its mean. None: by the scored tokens of these clips.
             task_features: what a task reads in place of ``features``.
+            score_padding: whether the eos under the padding counts as a label, and as a position to attend to.
         """
         transcripts = [self.text.encode(text) for text in texts]
         total = torch.zeros((), device=self.device)
@@ -113,7 +115,10 @@ class OmniAVSR(nn.Module):
         for task, weight in task_weights.items():
             tokens = self.tokens((task_features or {}).get(task, features), task, rates)
             sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
-            loss = self._cross_entropy(task, tokens, sequence) / num_label_tokens[task]
+            if score_padding:
+                sequence = with_scored_padding(sequence)
+            scored = num_label_tokens[task] if num_label_tokens else int((sequence.labels != IGNORE_INDEX).sum())
+            loss = self._cross_entropy(task, tokens, sequence) / scored
             total = total + weight * loss
             task_losses[task] = loss.detach()
             num_tokens += int(sequence.attention_mask.sum())

@@ -111,7 +111,7 @@ def run(config: RunConfig) -> Path:
     """
     cache_root = config.data.cache or cache_folder() / "clips"
     train, train_cache = cached_clips(config.data.read_split("train"), cache_root, "training clips")
-    validation = config.data.read_split("validation")[: config.data.max_validation_clips]
+    validation = config.data.read_split(config.data.validation_split)[: config.data.max_validation_clips]
     validation, validation_cache = cached_clips(validation, cache_root, "validation clips")
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     noise = config.data.read_noise()
@@ -226,7 +226,7 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
-    set_modes(model)
+    set_modes(model, stage.drifting)
     names = list(config.stages)
     number = names.index(name)
     place = f"stage {number + 1} of {len(names)}, {name}"

@@ -100,6 +100,12 @@ def assemble(
     return _pad(rows, text.eos, "right")
 
 
+def with_scored_padding(sequence: TokenSequence) -> TokenSequence:
+    """The same rows with the eos under their padding scored and attended, as published for Qwen (Omni-AVSR 1.8 D7)."""
+    labels = sequence.labels.where(sequence.attention_mask.bool(), sequence.ids)
+    return TokenSequence(sequence.ids, torch.ones_like(sequence.attention_mask), labels)
+
+
 def _pad(rows: list[tuple[list[int], int]], pad_id: int, side: Literal["left", "right"]) -> TokenSequence:
     """Pad rows of (ids, number of scored ids at the end)."""
     longest = max(len(ids) for ids, _ in rows)

@@ -84,7 +84,7 @@ class StageModule(L.LightningModule):
         self.validated_step = -1
         self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        set_modes(self)
+        set_modes(self, [f"model.{glob}" for glob in stage.drifting])
         # An objective may have no parameters to tell its mode by; it decides by it what only training does.
         self.objective.training = True
         if start is not None:

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm", "vocabulary", "beams"),
     ("model", "build", "stages", "model_card"),
-    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces", "published"),
+    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
     (
         "training",
         "callbacks",
@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "conditions",
         "transcribe",
         "web",
+        "published",
     ),
     ("cli", "__init__"),
 )
