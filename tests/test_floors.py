@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm", "vocabulary", "beams"),
-    ("model", "build", "stages", "model_card"),
+    ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
     (
         "training",
