@@ -77,6 +77,16 @@ class AVHubertConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class SelfSupervisedConfig:
+    """A wav2vec 2.0, HuBERT or WavLM encoder of any size."""
+
+    weights: str
+    kind: Literal["wav2vec2", "hubert", "wavlm"]
+    ctc: bool = False
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class CompactAudioConfig:
     """A small audio encoder trained from scratch: log-mel, strided convolutions, ``num_layers`` trunk layers."""
 
@@ -113,7 +123,7 @@ class CompactVideoConfig:
         return 4 * 2 ** (len(self.channels) - 1)
 
 
-PretrainedEncoderConfig = WhisperConfig | AVHubertConfig
+PretrainedEncoderConfig = WhisperConfig | SelfSupervisedConfig | AVHubertConfig
 """Encoders whose weights may be a base model's."""
 AnyEncoderConfig = PretrainedEncoderConfig | CompactAudioConfig | CompactVideoConfig
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="kind")]

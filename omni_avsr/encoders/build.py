@@ -12,6 +12,7 @@ from omni_avsr.config import (
     CompactAudioConfig,
     CompactVideoConfig,
     PretrainedEncoderConfig,
+    SelfSupervisedConfig,
     WhisperConfig,
 )
 from omni_avsr.encoders.avhubert import AVHubertEncoder
@@ -21,6 +22,7 @@ from omni_avsr.encoders.compact_audio import CompactAudioEncoder
 from omni_avsr.encoders.compact_video import CompactVideoEncoder
 from omni_avsr.encoders.ctc import CTCHead
 from omni_avsr.encoders.lora import add_lora
+from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.types import Features
 from omni_avsr.weights import check_sha256, resolve
@@ -47,6 +49,8 @@ def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
     match config:
         case WhisperConfig():
             encoder = WhisperEncoder.from_folder(_weights(config, config.weights), config.context, length=config.length)
+        case SelfSupervisedConfig():
+            encoder = SelfSupervisedEncoder.from_folder(_weights(config, config.weights), config.kind)
         case AVHubertConfig(weights=None):
             encoder = AVHubertEncoder(config)
         case AVHubertConfig(weights=str(weights)):

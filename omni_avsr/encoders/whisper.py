@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TransformersWhisperEncoder
 
+from omni_avsr.encoders.stored import check_model_type, load_strictly, read_tensors
 from omni_avsr.features import HOP, MEL_FRAME_RATE, SAMPLE_RATE, log_mel_window, num_mel_frames
 from omni_avsr.types import Features
 
@@ -67,11 +66,11 @@ class WhisperEncoder(nn.Module):
         """The encoder of a Whisper model saved in transformers' layout; the decoder's weights are not read.
 
         Args:
-            folder: holds config.json and safetensors.
+            folder: holds config.json and the weights.
             dtype: of the weights and the features; float32 also where the folder has float16.
 
         Raises:
-            ValueError: the folder has no Whisper config, no safetensors, or other weights than the config asks for.
+            ValueError: the folder has no Whisper config, no weights, or other weights than the config asks for.
         """
         config = read_whisper_config(folder)
         with torch.device("meta"):
@@ -143,12 +142,7 @@ def read_whisper_config(folder: Path) -> WhisperConfig:
     Raises:
         ValueError: there is none, or it is another model's.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a Whisper folder holds config.json and model.safetensors")
-    model_type = json.loads(path.read_text()).get("model_type")
-    if model_type != "whisper":
-        raise ValueError(f'{path} describes a "{model_type}" model, not a "whisper" one')
+    check_model_type(folder, "whisper")
     return WhisperConfig.from_pretrained(folder)
 
 
@@ -160,26 +154,8 @@ def load_part(module: nn.Module, folder: Path, part: str, dtype: torch.dtype) ->
         dtype: of the loaded weights.
 
     Raises:
-        ValueError: no safetensors in the folder, or names and shapes that differ from the module's.
+        ValueError: no weights in the folder, or names and shapes that differ from the module's.
     """
-    files = sorted({folder / name for name in _weight_files(folder)})
-    state: dict[str, Tensor] = {}
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            keys = [key for key in stored.keys() if key.removeprefix("model.").startswith(part)]  # noqa: SIM118
-            for key in keys:
-                state[key.removeprefix("model.").removeprefix(part)] = stored.get_tensor(key).to(dtype)
-    try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the {part.rstrip('.')} weights in {folder} do not fit its config.json: {error}") from error
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """One file, or the shards that an index names (how transformers saves large models)."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single.name]
-    if index.is_file():
-        return list(json.loads(index.read_text())["weight_map"].values())
-    raise ValueError(f"{folder} has neither {single.name} nor {index.name}")
+    stored = read_tensors(folder, (part, f"model.{part}"))
+    state = {name.removeprefix("model.").removeprefix(part): value for name, value in stored.items()}
+    load_strictly(module, state, f"the {part.rstrip('.')} weights in {folder}", dtype)
