@@ -96,8 +96,8 @@ def model_config(
         ValueError: the tensors are not those of such a model, or do not tell what has to be said then.
     """
     present = [m for m, part in ((Modality.AUDIO, AUDIO), (Modality.VIDEO, VIDEO)) if _any(state, part)]
-    if EMBEDDINGS not in state or not present:
-        raise ValueError(f"{config.checkpoint} holds no model of Omni-AVSR: no {EMBEDDINGS}, or no encoder")
+    if not present:
+        raise ValueError(f"{config.checkpoint} holds no model of Omni-AVSR: it has no encoder")
     projector, mode = _projectors(state, config, present)
     rows, hidden_size = state[EMBEDDINGS].shape
     pad_row = not family.startswith("qwen")

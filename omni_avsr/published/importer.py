@@ -84,6 +84,8 @@ def import_state(state: Mapping[str, Tensor], config: ImportConfig) -> tuple[Omn
         ValueError: a tensor has no place, none or another shape; prompts are not of this LLM; or the base models are
             others than the ones named, without ``config.extract``.
     """
+    if EMBEDDINGS not in state:
+        raise ValueError(f"{config.checkpoint} holds no model of Omni-AVSR: it has no {EMBEDDINGS}")
     reference = resolve(config.llm).path
     settings = json.loads((reference / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(reference)
@@ -153,7 +155,7 @@ def _load(model: OmniAVSR, tensors: Mapping[str, Tensor], config: ImportConfig) 
     bases = tuple(model.config.base_weights)
     own_only = {name for name in own if not name.startswith(bases) or ".lora_" in name}
     problems = [
-        *(f"no {name}" for name in sorted(own_only - tensors.keys())),
+        *(f"no {name}" for name in sorted(own.keys() - tensors.keys())),
         *(f"{name} is left over" for name in sorted(tensors.keys() - own.keys())),
     ]
     differing = {}
