@@ -1,5 +1,6 @@
 """State dicts of every kind under the authors' names become models with the same outputs; others are told why not."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,30 @@ from helpers_published import (
     published_model,
     settings_without_weights,
 )
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor
 
 from omni_avsr.checkpoint import load_checkpoint
+from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.main import main
+from omni_avsr.config import (
+    AdapterConfig,
+    AVHubertConfig,
+    LLMConfig,
+    LoRAConfig,
+    MarkerConfig,
+    ModelConfig,
+    ProjectorConfig,
+    WhisperConfig,
+    from_mapping,
+)
 from omni_avsr.model import OmniAVSR
 from omni_avsr.published.facts import ImportConfig
 from omni_avsr.published.importer import import_checkpoint, import_state, read_state
+from omni_avsr.published.names import own_names
+from omni_avsr.shapes import shaped_model
 from omni_avsr.types import Modality, Rates, Task
 
 PAIRS = [Rates(audio, video) for audio in RATES[Modality.AUDIO] for video in RATES[Modality.VIDEO]]
@@ -125,6 +143,16 @@ def test_the_video_encoder_may_be_named_too_and_its_statistics_are_kept(tmp_path
     assert_same(load_checkpoint(config.output), original)
 
 
+def test_the_settings_of_the_command_are_the_defaults_of_its_config() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        words = ["checkpoint=x", "output=y", "llm=z"]
+        composed = OmegaConf.to_container(compose("import_checkpoint", words))
+    assert isinstance(composed, dict)
+    assert from_mapping(ImportConfig, {str(name): value for name, value in composed.items()}) == ImportConfig(
+        Path("x"), Path("y"), "z"
+    )
+
+
 @pytest.mark.parametrize("form", ["averaged", "lightning", "safetensors"])
 def test_the_command_makes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     original = published_model(tmp_path)
@@ -134,8 +162,6 @@ def test_the_command_makes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
     elif form == "lightning":
         torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 7}, file)
     else:
-        from safetensors.torch import save_file
-
         file = tmp_path / "model.safetensors"
         save_file({name: value.contiguous().clone() for name, value in state.items()}, file)
     words = ["import-checkpoint", f"checkpoint={file}", f"output={tmp_path / 'out'}", f"llm={tmp_path / 'llm'}"]
@@ -208,21 +234,6 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: Any) -> None:
 
 
 def test_names_of_the_real_size_have_a_place(shared: Path) -> None:
-    import json
-
-    from omni_avsr.config import (
-        AdapterConfig,
-        AVHubertConfig,
-        LLMConfig,
-        LoRAConfig,
-        MarkerConfig,
-        ModelConfig,
-        ProjectorConfig,
-        WhisperConfig,
-    )
-    from omni_avsr.published.names import own_names
-    from omni_avsr.shapes import shaped_model
-
     facts = json.loads((shared / "golden" / "keys_omni_avsr.json").read_text())
     rates = {Modality.AUDIO: (4, 16), Modality.VIDEO: (2, 5)}
     model = shaped_model(
