@@ -67,6 +67,12 @@ def test_an_empty_split_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     refused(values, "split 'validation' is empty in .*no_validation.jsonl", monkeypatch)
 
 
+def test_validation_reads_the_split_that_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["data"]["validation_split"] = "elsewhere"
+    refused(values, "split 'elsewhere' is empty", monkeypatch)
+
+
 def test_a_transcript_over_the_limit_is_named_before_the_first_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
