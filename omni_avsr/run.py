@@ -285,9 +285,10 @@ def run_stage(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
     )  # fmt: skip
+    trained = trained_state(model)
     if trainer.is_global_zero:
         write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
-        save_tensors(folder / TRAINED, trained_state(model))
+        save_tensors(folder / TRAINED, trained)
         if "csv" in config.loggers:
             plot_stage(folder)
     close_loggers(trainer.loggers)

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,20 @@ OWN = frozenset(
     }
 )
 """What a stage's settings decide."""
+
+SHARDED = "sharded"
+"""The strategy whose name Lightning does not have."""
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Shards over all processes, however many there are; Lightning's own would shard over nodes alone."""
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
+        super().setup_environment()
+
+
+StrategyRegistry.register(SHARDED, ShardedStrategy, "Every process keeps a share of all parameters (fully_shard).")
 
 PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
 

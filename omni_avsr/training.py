@@ -13,12 +13,14 @@ import jiwer
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from omni_avsr.data.batching import PlanSampler
 from omni_avsr.normalize import normalize_for_scoring
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
 from omni_avsr.resume import ResumePoint, load_state, trained_state
+from omni_avsr.sharding import load_optimizer_state, shard
 from omni_avsr.stages import OptimizerConfig, StageConfig, set_modes
 from omni_avsr.types import Batch
 
@@ -90,6 +92,11 @@ class StageModule(L.LightningModule):
         if start is not None:
             load_state(self, start.trained, expected=trained_state(self))
 
+    def configure_model(self) -> None:
+        # Lightning calls this at the start of a validation too.
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh["data_parallel"], methods=("training_step", "validation_step"))
+
     @property
     def step(self) -> int:
         """Optimizer steps of the stage that are done, those before a resume included."""
@@ -135,7 +142,7 @@ class StageModule(L.LightningModule):
         ]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], config.lr, config.betas)
         if self.start is not None:
-            optimizer.load_state_dict(self.start.optimizer)
+            load_optimizer_state(optimizer, self.start.optimizer)
         offset, factor = (self.start.step if self.start else 0), schedule(config, self.stage.num_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step + offset))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
