@@ -38,6 +38,7 @@ from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stage_data import (
     cached_clips,
     check_encoders_are_frozen,
+    check_same_layers,
     clip_sizes,
     plan_loader,
     stored_features,
@@ -54,7 +55,7 @@ from omni_avsr.stages import (
     set_modes,
 )
 from omni_avsr.start import StartConfig, start_record, start_tensors
-from omni_avsr.trainer import build_trainer, check_trainer
+from omni_avsr.trainer import SHARDED, build_trainer, check_trainer
 from omni_avsr.training import StageModule
 from omni_avsr.types import Batch, Clip, RunRecord
 from omni_avsr.weights import cache_folder
@@ -96,6 +97,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_trainer(self.trainer)
         check_loggers(self.loggers)
+
+    @property
+    def sharded(self) -> bool:
+        return self.trainer.get("strategy") == SHARDED
 
     @property
     def label_limits(self) -> dict[LabelUnit, int]:
@@ -167,6 +172,8 @@ def _check_stage(
     if stage.feature_variants:
         check_encoders_are_frozen(trained)
     chosen = training_clips(name, stage, train)
+    if config.sharded:
+        check_same_layers(name, stage, chosen)
     objective = build_objective(stage.objective, config.model, model, chosen, config.seed)
     for clips in (chosen, usable_clips(name, stage, validation)):
         clip_sizes(objective, model, clips, config.label_limits)
@@ -232,6 +239,8 @@ def run_stage(
     place = f"stage {number + 1} of {len(names)}, {name}"
     after = f"; then {', '.join(names[number + 1 :])}" if names[number + 1 :] else ""
     log.info("%s: %d tensors to train in %d steps%s", place, len(chosen), stage.num_steps, after)
+    if config.sharded:
+        check_same_layers(name, stage, train.clips)
     torch.manual_seed(seed)
     objective = build_objective(stage.objective, config.model, model, train.clips, seed)
     sizes = clip_sizes(objective, model, train.clips, config.label_limits)
@@ -253,6 +262,7 @@ def run_stage(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=build_loggers(config.loggers, folder, done),
+        inference_mode=False,  # shares that validation gathers, training uses again
         callbacks=[
             ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
             Progress(place, config.log_every),
@@ -262,8 +272,8 @@ def run_stage(
     if stage.feature_variants:
         assert isinstance(model, OmniAVSR)
         check_encoders_are_frozen(chosen)
-        model.to(trainer.strategy.root_device)
-        data = stored_features(config.output / "features", stage, model, train, config.seed)
+        device = trainer.strategy.root_device
+        data = stored_features(config.output / "features", stage, model, train, config.seed, device)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     bind_results(folder, origin)

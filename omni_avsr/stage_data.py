@@ -25,7 +25,7 @@ from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective
 from omni_avsr.stage_origin import clips_fingerprint
-from omni_avsr.stages import StageConfig, matching_names
+from omni_avsr.stages import EncoderObjectiveConfig, StageConfig, matching_names
 from omni_avsr.types import Clip, Features, Modality, Task
 
 log = logging.getLogger(__name__)
@@ -76,11 +76,27 @@ def check_encoders_are_frozen(trained: Iterable[str]) -> None:
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 
 
-def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int) -> FeatureDataset:
+def check_same_layers(name: str, stage: StageConfig, clips: Sequence[Clip]) -> None:
+    """Raise ValueError when training batches of stage ``name`` would not all run the same layers of the model.
+
+    Processes of a sharded training, which gather each layer together, would wait for each other forever.
+    """
+    kinds = sorted({"+".join(clip.modalities) for clip in clips})
+    # The objectives on encoders read the same of every clip.
+    if len(kinds) > 1 and not isinstance(stage.objective, EncoderObjectiveConfig):
+        raise ValueError(
+            f"stage {name} trains on clips with {' and '.join(kinds)}, but processes of a sharded training have to run "
+            "the same layers at the same time; choose clips of one kind (`clips`), or use trainer=ddp"
+        )
+
+
+def stored_features(
+    root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int, device: torch.device
+) -> FeatureDataset:
     """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
 
-    Stages with the same encoders, clips, noise and augmentation share one store below ``root``, named by its
-    fingerprint.
+    For it the encoders are moved to ``device``, and nothing else of the model. Stages with the same encoders, clips,
+    noise and augmentation share one store below ``root``, named by its fingerprint.
     """
     noise = train.augmenter.noise if train.augmenter else None
     settings = [
@@ -97,9 +113,11 @@ def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: Batc
     for value in model.encoders.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
 
+    model.encoders.to(device)
+
     @torch.no_grad()
     def encode(inputs: Mapping[Modality, Features]) -> dict[Modality, Features]:
-        return model.encode({modality: values.to(model.device) for modality, values in inputs.items()})
+        return model.encode({modality: values.to(device) for modality, values in inputs.items()})
 
     store = open_feature_store(
         root / digest.hexdigest()[:16],

@@ -28,6 +28,7 @@ OWN = frozenset(
         "enable_model_summary",
         "logger",
         "callbacks",
+        "inference_mode",
     }
 )
 """What a stage's settings decide."""
@@ -61,6 +62,9 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed. For frozen LLM weights in half "
             "the memory, set model.llm.dtype=bfloat16 beside bf16-mixed"
         )
+    if settings.get("strategy") == SHARDED and precision == "16-mixed":
+        # Each process would look for overflows in its own share, and skip steps that others take.
+        raise ValueError("trainer.precision is 16-mixed, which strategy sharded cannot have; choose bf16-mixed")
 
 
 def build_trainer(settings: Mapping[str, Any], **own: Any) -> L.Trainer:

@@ -118,7 +118,7 @@ class StageModule(L.LightningModule):
         if isinstance(sampler, PlanSampler) and sampler.rank != self.global_rank:
             raise ValueError(
                 f"process {self.global_rank} would train on the batches of process {sampler.rank}: processes must "
-                "start before the run; use trainer.strategy=ddp_find_unused_parameters_true or torchrun"
+                "start before the run; use trainer=ddp, trainer=sharded, torchrun or srun"
             )
         if self.start is not None:
             self.trainer.precision_plugin.load_state_dict(self.start.precision)
@@ -130,7 +130,7 @@ class StageModule(L.LightningModule):
         output = self.objective(self.model, batch)
         self.meter.add(batch, output)
         # The loss is this micro-batch's share of the global batch's mean. Lightning divides by the accumulation and
-        # DDP averages over ranks, where both have to be summed.
+        # DDP and sharding average over ranks, where both have to be summed.
         return output.loss * accumulation * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:

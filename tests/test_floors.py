@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("encoders", "compression", "projector"),
     ("sequence", "adapters", "llm", "vocabulary", "beams"),
     ("model", "build", "shapes", "stages", "model_card"),
-    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
+    ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     (
         "training",
         "callbacks",
