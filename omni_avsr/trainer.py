@@ -62,7 +62,13 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed. For frozen LLM weights in half "
             "the memory, set model.llm.dtype=bfloat16 beside bf16-mixed"
         )
-    if settings.get("strategy") == SHARDED and precision == "16-mixed":
+    strategy = str(settings.get("strategy", "auto"))
+    if strategy.startswith(("fsdp", "deepspeed")):
+        raise ValueError(
+            f"trainer.strategy is {strategy}, from which trained weights cannot be gathered here; use trainer=fsdp or "
+            f"trainer=sharded, whose strategy is {SHARDED}"
+        )
+    if strategy == SHARDED and precision == "16-mixed":
         # Each process would look for overflows in its own share, and skip steps that others take.
         raise ValueError("trainer.precision is 16-mixed, which strategy sharded cannot have; choose bf16-mixed")
 

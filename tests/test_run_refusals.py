@@ -149,6 +149,8 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
         ({"trainer": {"gpus": 2}}, "trainer has gpus, which lightning.Trainer does not take"),
         ({"trainer": {"max_epochs": 2}}, "trainer has max_epochs, which follows from the stage's settings"),
         ({"trainer": {"precision": "bf16-true"}}, "trainer.precision is bf16-true; choose 32-true, bf16-mixed"),
+        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy is fsdp, .*; use trainer=fsdp or trainer=sharded"),
+        ({"trainer": {"strategy": "sharded", "precision": "16-mixed"}}, "16-mixed, which .* sharded cannot have"),
         ({"stages": {"Joint Stage": stage_values("joint", 2)}}, r"^train\.stages\.Joint Stage: .*pattern"),
     ],
 )
@@ -163,6 +165,15 @@ def test_clips_without_what_a_stage_reads_are_left_to_the_other_stages(folder: P
     # Over an epoch of six batches: what has no video would stop the first stage.
     run(from_mapping(RunConfig, values, "train"))
     assert set(stage_tensors(folder / "audio_only")) == {"0-video_ctc", "1-joint"}
+
+
+def test_clips_that_run_different_layers_are_refused_when_sharded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes with unlike batches would wait for each other; an encoder's stage reads the same of all its clips."""
+    values = with_line(folder, "unlike", video=None, frames=None)
+    values["trainer"]["strategy"] = "sharded"
+    refused(values, "stage projector trains on clips with audio and audio.video, .* or use trainer=ddp", monkeypatch)
 
 
 def test_a_stage_for_which_no_clip_has_what_it_reads_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
