@@ -169,11 +169,12 @@ def _check_stage(
     model = _build(config, stage, config.seed)
     _load_start(model, start)
     trained = freeze_all_but(model, stage.trainable)
+    set_modes(model, stage.drifting)
     if stage.feature_variants:
         check_encoders_are_frozen(trained)
     chosen = training_clips(name, stage, train)
     if config.sharded:
-        check_same_layers(name, stage, chosen)
+        check_same_layers(name, stage, model, chosen)
     objective = build_objective(stage.objective, config.model, model, chosen, config.seed)
     for clips in (chosen, usable_clips(name, stage, validation)):
         clip_sizes(objective, model, clips, config.label_limits)
@@ -240,7 +241,7 @@ def run_stage(
     after = f"; then {', '.join(names[number + 1 :])}" if names[number + 1 :] else ""
     log.info("%s: %d tensors to train in %d steps%s", place, len(chosen), stage.num_steps, after)
     if config.sharded:
-        check_same_layers(name, stage, train.clips)
+        check_same_layers(name, stage, model, train.clips)
     torch.manual_seed(seed)
     objective = build_objective(stage.objective, config.model, model, train.clips, seed)
     sizes = clip_sizes(objective, model, train.clips, config.label_limits)

@@ -15,6 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+LAYER_LISTS = ("layers", "h")
+"""What lists of transformer layers are called, here and in transformers. Other lists are not safe: the convolutions of
+wav2vec 2.0 are called for each clip, and processes have unequal numbers of clips."""
+
 
 def shard(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
     """Spread the parameters of ``module``, frozen ones too, over the processes of ``mesh``, in place.
@@ -42,9 +46,9 @@ def shard(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost module lists: what runs one after another, each by a call of its own."""
-    for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+    """The transformer layers of ``module``, which every pass calls once, whatever its batch."""
+    for name, child in module.named_children():
+        yield from child if isinstance(child, nn.ModuleList) and name in LAYER_LISTS else _layers(child)
 
 
 def whole(value: Tensor) -> Tensor:

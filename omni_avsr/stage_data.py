@@ -21,6 +21,7 @@ from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.feature_store import FORMAT_VERSION, FeatureDataset, open_feature_store
 from omni_avsr.encoders.access import max_seconds
+from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective
@@ -76,8 +77,8 @@ def check_encoders_are_frozen(trained: Iterable[str]) -> None:
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 
 
-def check_same_layers(name: str, stage: StageConfig, clips: Sequence[Clip]) -> None:
-    """Raise ValueError when training batches of stage ``name`` would not all run the same layers of the model.
+def check_same_layers(name: str, stage: StageConfig, model: nn.Module, clips: Sequence[Clip]) -> None:
+    """Raise ValueError when training batches of stage ``name`` would not all run the same layers of ``model``.
 
     Processes of a sharded training, which gather each layer together, would wait for each other forever.
     """
@@ -87,6 +88,11 @@ def check_same_layers(name: str, stage: StageConfig, clips: Sequence[Clip]) -> N
         raise ValueError(
             f"stage {name} trains on clips with {' and '.join(kinds)}, but processes of a sharded training have to run "
             "the same layers at the same time; choose clips of one kind (`clips`), or use trainer=ddp"
+        )
+    if any(isinstance(part, AVHubertEncoder) and part.training and part.layer_drop for part in model.modules()):
+        raise ValueError(
+            f"stage {name} trains an encoder that leaves layers out at random, in each process others, which sharded "
+            "training cannot do; set model.video_encoder.layer_drop=0, or use trainer=ddp"
         )
 
 

@@ -176,6 +176,19 @@ def test_clips_that_run_different_layers_are_refused_when_sharded(
     refused(values, "stage projector trains on clips with audio and audio.video, .* or use trainer=ddp", monkeypatch)
 
 
+@pytest.mark.parametrize("place", ["first", "later"])
+def test_layers_that_are_left_out_at_random_are_refused_when_sharded(
+    place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = run_values(folder, folder / "drop", all_stages())
+    values["trainer"]["strategy"] = "sharded"
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "channels": [8, 8, 8, 8]}
+    values["model"]["video_encoder"] = {"kind": "avhubert", "ctc": True, **sizes}
+    if place == "later":
+        values["stages"] = {kind: values["stages"][kind] for kind in ("audio_ctc", "video_ctc")}
+    refused(values, r"stage video_ctc trains an encoder .* set model\.video_encoder\.layer_drop=0", monkeypatch)
+
+
 def test_a_stage_for_which_no_clip_has_what_it_reads_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = folder / "corpus" / "sound.jsonl"
     lines = [json.loads(line) for line in (folder / "corpus" / "manifest.jsonl").read_text().splitlines()]

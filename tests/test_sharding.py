@@ -6,19 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers_model import tiny_batch, tiny_model
+from helpers_model import SELF_SUPERVISED, tiny_batch, tiny_model, tiny_self_supervised
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from omni_avsr.config import PUBLISHED_TASK_WEIGHTS
+from omni_avsr.config import PUBLISHED_TASK_WEIGHTS, AVHubertConfig
+from omni_avsr.encoders.avhubert import AVHubertEncoder
+from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.model import OmniAVSR
 from omni_avsr.resume import trained_state
 from omni_avsr.sharding import load_optimizer_state, shard, whole, whole_optimizer_state
 from omni_avsr.stages import freeze_all_but
-from omni_avsr.types import Batch, Rates, Task
+from omni_avsr.types import Batch, Features, Rates, Task
 
+AVHUBERT = AVHubertConfig(dim=32, num_layers=2, num_heads=4, ffn_dim=64, channels=(8, 8, 16, 16))
 JOINT = ("projectors.*", "markers.*", "llm.*lora_*")
 
 
@@ -81,6 +84,34 @@ def test_a_sharded_step_computes_what_it_did_before(tmp_path: Path, mesh: Device
     assert after.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(whole(after[name]), gradient, msg=name)
+
+
+@pytest.mark.parametrize("kind", [*SELF_SUPERVISED, "avhubert"])
+def test_every_published_encoder_computes_what_it_did_before(kind: str, mesh: DeviceMesh) -> None:
+    """Their layers only: the convolutions of a waveform run for each clip, in each process as often as it has clips."""
+    torch.manual_seed(0)
+    if kind == "avhubert":
+        encoder: nn.Module = AVHubertEncoder(AVHUBERT).eval()
+        inputs = Features.pad([torch.randn(length, 88, 88) for length in (4, 3)])
+    else:
+        encoder = SelfSupervisedEncoder(tiny_self_supervised(kind).config, normalize=True).eval()
+        inputs = Features.pad([torch.randn(length) for length in (3000, 2000)])
+    expected = encoder(inputs).values
+    expected.square().sum().backward()
+    gradients = {name: value.grad for name, value in encoder.named_parameters()}
+    encoder.zero_grad(set_to_none=True)
+    shard(encoder, mesh, ())
+    found = encoder(inputs).values
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    for name, value in encoder.named_parameters():
+        gradient = gradients[name]
+        assert (value.grad is None) is (gradient is None), name
+        if gradient is not None:
+            torch.testing.assert_close(whole(value.grad), gradient, rtol=1e-4, atol=1e-5, msg=name)
+    sharded = {name for name, module in encoder.named_modules() if isinstance(module, FSDPModule) and name}
+    assert sharded
+    assert all(name.split(".")[-2] == "layers" for name in sharded)
 
 
 def test_what_is_trained_can_be_read_while_weights_are_gathered(tmp_path: Path, mesh: DeviceMesh) -> None:
