@@ -1,11 +1,13 @@
 """Imported checkpoints compute what the authors' code computes: features, sequences, losses, gradients, transcripts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_golden import Golden, read_golden, save_references
+from torch import Tensor
 
 from omni_avsr.config import PUBLISHED_PROMPTS, PublishedSearch
 from omni_avsr.model import OmniAVSR
@@ -28,7 +30,10 @@ def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
 
 @pytest.fixture(scope="module")
 def model(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> OmniAVSR:
-    folder = tmp_path_factory.mktemp("published")
+    return imported(golden, golden.state, tmp_path_factory.mktemp("published"))
+
+
+def imported(golden: Golden, state: dict[str, Tensor], folder: Path) -> OmniAVSR:
     llm, whisper = save_references(golden.facts, folder)
     lora = golden.facts["config"]["lora"]
     config = ImportConfig(
@@ -42,9 +47,9 @@ def model(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> OmniAVSR:
         video_num_heads=golden.facts["config"]["avhubert"]["encoder_attention_heads"],
         padding="attended",
     )
-    imported, differing = import_state(golden.state, config)
+    model, differing = import_state(state, config)
     assert not differing
-    return imported
+    return model
 
 
 def inputs(golden: Golden, case: str) -> dict[Modality, Features]:
@@ -177,3 +182,60 @@ def test_batches_are_as_each_clip_alone_unless_told_otherwise(golden: Golden, mo
         assert losses(model, golden, "b2", RATES["a4v2"]) != pytest.approx(attended, abs=1e-2)
     finally:
         model.config = before
+
+
+def with_task_sets(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """T: every task has the only set of ``state`` as its own."""
+    changed = {}
+    for name, value in state.items():
+        if name.startswith("llm.") and ".lora_" in name:
+            changed |= {name.replace(".weight", f".{task}.weight"): value for task in TASK_NAMES}
+        else:
+            changed[name] = value
+    return changed
+
+
+def with_split_sets(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ST: the only set of ``state`` is the sum of a shared set and of another one for each task."""
+    changed = with_task_sets(state)
+    for name, value in state.items():
+        if not name.startswith("llm.") or ".lora_" not in name:
+            continue
+        shared = value
+        if ".lora_up_" in name:
+            shared = torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
+            changed |= {name.replace(".weight", f".{task}.weight"): value - shared for task in TASK_NAMES}
+        changed[name.replace(".weight", "_shared.weight")] = shared
+    return changed
+
+
+def with_stacks(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stacking: projectors that see the frames of a window side by side, and take their mean."""
+    changed = dict(state)
+    for modality, rates in (("audio", (4, 16)), ("video", (2, 5))):
+        for index, rate in enumerate(rates):
+            name = f"{modality}_proj.{index}.0.weight"
+            changed[name] = state[name].repeat(1, rate) / rate
+    return changed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("change", "strategy", "mode"),
+    [
+        (with_task_sets, "task_specific", "average"),
+        (with_split_sets, "hybrid", "average"),
+        (with_stacks, "shared", "stack"),
+    ],
+)
+def test_other_variants_of_the_same_model_compute_the_same(
+    shared: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], strategy: str, mode: str
+) -> None:
+    golden = read_golden(shared / "golden", "S")
+    model = imported(golden, change(golden.state), tmp_path)
+    assert (model.config.adapters.strategy, model.config.compression.mode) == (strategy, mode)
+    for case, rates_name in runs(golden):
+        expected = golden.facts["cases"][case]["runs"][rates_name]["losses"]
+        found = losses(model, golden, case, RATES[rates_name])
+        for name, task in TASK_NAMES.items():
+            assert found[task] == pytest.approx(expected[name], abs=1e-4), (case, rates_name, name)
