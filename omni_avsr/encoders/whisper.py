@@ -81,7 +81,7 @@ class WhisperEncoder(nn.Module):
     def forward(self, inputs: Features) -> Features:
         """Encode waveforms [B, samples] at 16 kHz into Features [B, ceil(samples / 320), output_dim].
 
-        With length "published" a clip has floor(samples / 320) features, and 25 if it is shorter.
+        With length "published" a clip has floor(samples / 320) features, as float32 has it, and 25 if it is shorter.
 
         Raises:
             ValueError: a clip is empty or longer than the context (30 s in the released models).
@@ -90,7 +90,8 @@ class WhisperEncoder(nn.Module):
         mel_lengths = num_mel_frames(inputs.lengths)
         lengths = (mel_lengths + _CONV_STRIDE - 1) // _CONV_STRIDE
         if self.length == "published":
-            lengths = (inputs.lengths // (HOP * _CONV_STRIDE)).clamp(min=_FEWEST_PUBLISHED)
+            # In float32, as there: of 1 to 1500 whole features, 66 come out one lower (on a CPU).
+            lengths = (inputs.lengths.float() / SAMPLE_RATE * self.frame_rate).long().clamp(min=_FEWEST_PUBLISHED)
         longest = int(lengths.max())
         max_mel_frames = _CONV_STRIDE * self.num_positions
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from helpers_llm import tiny_llm, tiny_model
 from helpers_model import TEXTS, save_tiny_whisper, tiny_batch
 from helpers_published import published_model
@@ -32,6 +33,7 @@ from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_recording import MemoryRecording
 from omni_avsr.encoders.build import build_encoder
+from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.media import write_audio
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.recognition import RecognitionObjective
@@ -72,6 +74,15 @@ def test_a_clip_keeps_its_whole_20_ms_and_25_features_at_least(tmp_path: Path, s
     shared = min(expected, math.ceil(samples / 320))
     torch.testing.assert_close(found.values[:, :shared], own.values[:, :shared], rtol=0, atol=0)
     assert found.values[0, -1].any()
+
+
+def test_whole_20_ms_are_counted_in_float32_as_published(tmp_path: Path) -> None:
+    config = transformers.WhisperConfig.from_pretrained(save_tiny_whisper(tmp_path))
+    config.max_source_positions = 60
+    encoder = WhisperEncoder(config, "full", "published").eval()
+    with torch.no_grad():
+        found = encoder(Features.pad([torch.randn(320 * whole) for whole in (52, 53, 54, 59, 60)]))
+    assert found.lengths.tolist() == [52, 52, 54, 58, 60]
 
 
 def test_features_behind_a_clip_need_the_full_context() -> None:
