@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "files", "provenance", "weights"),
+    ("types", "config", "files", "pickles", "provenance", "weights"),
     ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),

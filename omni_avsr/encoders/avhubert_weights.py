@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,9 +13,7 @@ from torch import Tensor
 
 from omni_avsr.config import AVHubertConfig
 from omni_avsr.encoders.avhubert import BLOCKS_PER_STAGE, AVHubertEncoder
-
-FOREIGN_PACKAGES = frozenset({"argparse", "collections", "enum", "fairseq", "omegaconf", "typing"})
-"""Whose classes the pickles of fairseq name, for settings that nothing here reads."""
+from omni_avsr.pickles import load_with_stubs
 
 _UNUSED = re.compile(r"mask_emb|label_embs_concat|final_proj\..*|feature_extractor_audio\..*")
 """What only pretraining and the sound need."""
@@ -118,30 +115,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file cannot be read so, or asks for classes of other packages.
     """
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint of PyTorch: {error}") from error
-    if foreign := sorted(name for name in named if name.split(".")[0] not in FOREIGN_PACKAGES):
-        raise ValueError(f"{path} asks for {', '.join(foreign)}, which no checkpoint of fairseq needs")
-    stubs: list[Any] = [(type("Stub", (_Stub,), {}), name) for name in named]
-    try:
-        with torch.serialization.safe_globals(stubs):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint that can be read safely: {error}") from error
+    checkpoint = load_with_stubs(path)
     state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is no checkpoint of fairseq: there is no state dict under 'model'")
     return state
-
-
-class _Stub:
-    """Stands for an object of a class that is not here."""
-
-    def __init__(self, *args: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
 
 
 def _new_name(name: str) -> str:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from omni_avsr.build import build_model
 from omni_avsr.checkpoint import save_checkpoint
 from omni_avsr.config import PUBLISHED_PROMPTS, ModelConfig, WhisperConfig
 from omni_avsr.model import OmniAVSR
+from omni_avsr.pickles import load_with_stubs
 from omni_avsr.provenance import commit, file_sha256, today
 from omni_avsr.published.bases import write_llm, write_whisper
 from omni_avsr.published.facts import ImportConfig, model_config
@@ -53,21 +53,23 @@ def import_checkpoint(config: ImportConfig) -> Path:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of the authors: averaged (bare) or of Lightning (``state_dict``, ``model.`` before
-    each name), or in safetensors. Nothing in the file is run.
+    each name, and settings that are not read), or in safetensors. Nothing in the file is run.
 
     Raises:
         ValueError: there is no such file, or it holds no state dict that can be read so.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read safely as a checkpoint: {error}") from error
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_with_stubs(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise ValueError(f"{path} holds no state dict")
     return {str(name).removeprefix(LIGHTNING_PREFIX): value for name, value in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def import_state(state: Mapping[str, Tensor], config: ImportConfig) -> tuple[OmniAVSR, dict[str, Tensor]]:

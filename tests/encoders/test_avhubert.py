@@ -162,7 +162,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'attacked'}",)
 
     torch.save({"model": {}, "cfg": Attack()}, tmp_path / "attack.pt")
-    with pytest.raises(ValueError, match=r"attack\.pt asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"attack\.pt .* asks for posix\.system"):
         read_checkpoint(tmp_path / "attack.pt")
     assert not (tmp_path / "attacked").exists()
 

@@ -1,6 +1,7 @@
 """State dicts of every kind under the authors' names become models with the same outputs; others are told why not."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def test_the_command_makes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
     if form == "averaged":
         torch.save(state, file)
     elif form == "lightning":
-        torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 7}, file)
+        wrapped = {f"model.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": wrapped, "epoch": 7, "hyper_parameters": {"args": Namespace(rank=32)}}, file)
     else:
         file = tmp_path / "model.safetensors"
         save_file({name: value.contiguous().clone() for name, value in state.items()}, file)
@@ -227,7 +229,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: Any) -> None:
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(ValueError, match=r"x\.pth (cannot be read safely|holds no state dict)"):
+    with pytest.raises(ValueError, match=r"x\.pth (is no checkpoint that can be read safely|holds no state dict)"):
         read_state(path)
     with pytest.raises(ValueError, match="nowhere"):
         read_state(tmp_path / "nowhere.pth")
