@@ -34,7 +34,8 @@ class RecognitionObjective(nn.Module):
         num_label_tokens: Mapping[Task, int] | None = batch.num_label_tokens
         if self.config.averaging == "clips":
             num_label_tokens = None
-            weights = {task: weight / batch.num_clips for task, weight in weights.items()}
+            if self.training:
+                weights = {task: weight / batch.num_clips for task, weight in weights.items()}
         features = batch.features or model.encode(batch.inputs)
         changed = {Task.AVSR: self._conflicting(model, features, batch)} if Task.AVSR in weights else {}
         output = model.loss(features, batch.texts, rates, weights, num_label_tokens, changed, self.config.score_padding)

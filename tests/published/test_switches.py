@@ -204,6 +204,14 @@ def test_averaging_by_clips_divides_a_batch_mean_by_the_clips(published: OmniAVS
     assert ratio == pytest.approx(1.0)
 
 
+def test_validation_by_clips_is_the_mean_of_a_batch(published: OmniAVSR) -> None:
+    clips = RecognitionObjective(RecognitionObjectiveConfig(averaging="clips"), 0, 4).eval()
+    tokens = RecognitionObjective(RecognitionObjectiveConfig(), 0, 4).eval()
+    with torch.no_grad():
+        found, expected = (float(objective(published, tiny_batch()).loss) for objective in (clips, tokens))
+    assert found == pytest.approx(expected)
+
+
 def test_scored_padding_is_eos_to_the_loss_and_real_to_the_attention() -> None:
     tokens = {Modality.AUDIO: Features(torch.zeros(2, 2, 1), torch.tensor([2, 1]))}
     text = TextIds(None, 1, {Task.ASR: [5]})
