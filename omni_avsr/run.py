@@ -37,8 +37,8 @@ from omni_avsr.provenance import bind_results, check_results, commit, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stage_data import (
     cached_clips,
-    check_encoders_are_frozen,
     check_same_layers,
+    check_storable,
     clip_sizes,
     plan_loader,
     stored_features,
@@ -171,7 +171,7 @@ def _check_stage(
     trained = freeze_all_but(model, stage.trainable)
     set_modes(model, stage.drifting)
     if stage.feature_variants:
-        check_encoders_are_frozen(trained)
+        check_storable(config.model, trained)
     chosen = training_clips(name, stage, train)
     if config.sharded:
         check_same_layers(name, stage, model, chosen)
@@ -272,7 +272,7 @@ def run_stage(
     data: Dataset[Batch] = train
     if stage.feature_variants:
         assert isinstance(model, OmniAVSR)
-        check_encoders_are_frozen(chosen)
+        check_storable(config.model, chosen)
         device = trainer.strategy.root_device
         data = stored_features(config.output / "features", stage, model, train, config.seed, device)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)

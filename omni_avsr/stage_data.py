@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from omni_avsr.config import to_mapping
+from omni_avsr.config import ModelConfig, to_mapping
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
@@ -71,8 +71,13 @@ def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[C
     return usable
 
 
-def check_encoders_are_frozen(trained: Iterable[str]) -> None:
-    """Raise ValueError when encoder outputs are to be stored, but names of an encoder are among the trained ones."""
+def check_storable(config: ModelConfig, trained: Iterable[str]) -> None:
+    """Raise ValueError when encoder outputs are to be stored, but change in training or with a batch's other clips."""
+    if config.padding == "attended":
+        raise ValueError(
+            "feature_variants stores each clip's own encoder outputs, but with padding attended they depend on the "
+            "batch; set one of the two otherwise"
+        )
     if names := sorted(name for name in trained if name.startswith("encoders.")):
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 

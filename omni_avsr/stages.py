@@ -106,8 +106,8 @@ class RecognitionObjectiveConfig:
 
     ``averaging`` tokens: a step's loss is the mean over all tokens of its global batch. clips, as published (1.8 D6):
     the mean over each micro-batch's own tokens, divided by the clips of the global batch, so that batches of few, long
-    clips count for more; validation, which has no global batches, does not divide. ``score_padding``, as published for Qwen (D7): the eos under the padding is scored, and
-    attended.
+    clips count for more; validation, which has no global batches, does not divide. ``score_padding``, as published for
+    Qwen (D7): the eos under the padding is scored, and attended.
     ``conflict`` is ours; the published recipe has none (null).
     """
 

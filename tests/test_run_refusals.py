@@ -141,6 +141,21 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
     refused(values, r"'llm\.\*lorry_\*' matches no parameter to train", monkeypatch)
 
 
+def test_a_drifting_module_that_is_none_is_refused_before_the_first_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["stages"]["joint"] |= {"drifting": ["encoders.vidoe"], "feature_variants": 0}
+    refused(values, r"'encoders\.vidoe' matches no module to leave in training mode", monkeypatch)
+
+
+def test_features_that_depend_on_their_batch_are_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["model"]["padding"] = "attended"
+    values["stages"]["joint"]["feature_variants"] = 1
+    refused(values, "feature_variants stores each clip's own encoder outputs, but with padding attended", monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
