@@ -210,11 +210,13 @@ class PublishedSearch:
     """How the authors' code searches where it differs from ours (Omni-AVSR 1.7).
 
     Beams stop by the rule of transformers 4.43. With a ``temperature``, tokens are sampled, as Llama's own settings
-    make it (0.6, ``top_p`` 0.9): results then depend on ``seed`` and on which clips share a batch.
+    make it (0.6, ``top_p`` 0.9, and the ``top_k`` that transformers has where a model names none): results then depend
+    on ``seed`` and on which clips share a batch.
     """
 
     temperature: Annotated[float, Field(gt=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_k: Positive = 50
     seed: Annotated[int, Field(ge=0)] = 7
 
 

@@ -116,7 +116,7 @@ def generation_config(
     which made the published beam search differ from run to run; Omni-AVSR, section 1.7), unless told so."""
     sampling = {}
     if published is not None and published.temperature is not None:
-        sampling = {"temperature": published.temperature, "top_p": published.top_p, "top_k": 0}
+        sampling = {"temperature": published.temperature, "top_p": published.top_p, "top_k": published.top_k}
     return GenerationConfig(
         do_sample=bool(sampling),
         **sampling,

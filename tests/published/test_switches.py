@@ -34,6 +34,7 @@ from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_recording import MemoryRecording
 from omni_avsr.encoders.build import build_encoder
 from omni_avsr.encoders.whisper import WhisperEncoder
+from omni_avsr.llm import generation_config
 from omni_avsr.media import write_audio
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.recognition import RecognitionObjective
@@ -164,6 +165,11 @@ def test_sampling_follows_its_seed_and_leaves_the_global_state_alone(published: 
     ]
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sampling_is_by_the_settings_of_llama_and_of_transformers(published: OmniAVSR) -> None:
+    settings = generation_config(published.text, published=PublishedSearch(temperature=0.6))
+    assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (True, 0.6, 0.9, 50)
 
 
 def test_greedy_search_is_the_same_by_either_rule(published: OmniAVSR) -> None:
