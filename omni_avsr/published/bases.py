@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -13,7 +14,16 @@ from torch import Tensor
 from omni_avsr.files import write_atomically
 from omni_avsr.published.names import AUDIO, EMBEDDINGS, HEAD, LLM, lora_of
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.gguf")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.gguf", "*.pt", "*.pth", "*.h5", "*.msgpack")
+
+
+def read_settings(reference: Path) -> dict[str, Any]:
+    """The config.json of a base model's folder. ValueError: there is none."""
+    path = reference / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{reference} is no folder of transformers: it has no config.json")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
 
 
 def write_llm(state: Mapping[str, Tensor], reference: Path, vocab_size: int, folder: Path) -> None:
@@ -26,7 +36,7 @@ def write_llm(state: Mapping[str, Tensor], reference: Path, vocab_size: int, fol
     for name in (EMBEDDINGS, HEAD):
         if (short := name.removeprefix(LLM)) in weights:
             weights[short] = weights[short][:vocab_size]
-    settings = json.loads((reference / "config.json").read_text())
+    settings = read_settings(reference)
     settings["vocab_size"] = vocab_size
     if settings.get("tie_word_embeddings"):
         weights.pop(HEAD.removeprefix(LLM), None)
@@ -36,7 +46,7 @@ def write_llm(state: Mapping[str, Tensor], reference: Path, vocab_size: int, fol
 def write_whisper(state: Mapping[str, Tensor], reference: Path, folder: Path) -> None:
     """The Whisper encoder of ``state`` in transformers' layout, under the settings of ``reference``."""
     weights = {f"encoder.{n.removeprefix(AUDIO)}": v for n, v in state.items() if n.startswith(AUDIO)}
-    _write(folder, reference, json.loads((reference / "config.json").read_text()), weights)
+    _write(folder, reference, read_settings(reference), weights)
 
 
 def _write(folder: Path, reference: Path, settings: dict[str, object], weights: Mapping[str, Tensor]) -> None:

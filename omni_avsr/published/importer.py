@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from omni_avsr.config import PUBLISHED_PROMPTS, ModelConfig, WhisperConfig
 from omni_avsr.model import OmniAVSR
 from omni_avsr.pickles import load_with_stubs
 from omni_avsr.provenance import commit, file_sha256, today
-from omni_avsr.published.bases import write_llm, write_whisper
+from omni_avsr.published.bases import read_settings, write_llm, write_whisper
 from omni_avsr.published.facts import ImportConfig, model_config
 from omni_avsr.published.names import EMBEDDINGS, HEAD, PROMPT, TASK_NAMES, own_names
 from omni_avsr.types import Task
@@ -89,7 +88,7 @@ def import_state(state: Mapping[str, Tensor], config: ImportConfig) -> tuple[Omn
     if EMBEDDINGS not in state:
         raise ValueError(f"{config.checkpoint} holds no model of Omni-AVSR: it has no {EMBEDDINGS}")
     reference = resolve(config.llm).path
-    settings = json.loads((reference / "config.json").read_text())
+    settings = read_settings(reference)
     tokenizer = AutoTokenizer.from_pretrained(reference)
     wanted = model_config(state, config, settings["model_type"], read_prompts(state, tokenizer))
     vocab_size = wanted.markers.vocab_size

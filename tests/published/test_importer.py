@@ -196,6 +196,7 @@ WRONG: list[tuple[dict[str, Tensor | None], dict[str, Any], str]] = [
     ({}, {"lora_divisor": 3}, "lora_divisor 3 gives 32 / 3, but the LoRA is 8 wide"),
     ({}, {"video_num_heads": None}, "a video encoder 32 wide is neither Base nor Large"),
     ({}, {"audio_encoder": None}, "name its base model"),
+    ({}, {"llm": str(Path(__file__))}, r"test_importer\.py is no folder of transformers: it has no config\.json"),
     ({"prompt_audio": torch.ones(1, 2, 32)}, {}, "prompt_audio has a row that is none of the embeddings"),
     ({"llm.model.embed_tokens.weight": None}, {}, "holds no model of Omni-AVSR"),
     (
