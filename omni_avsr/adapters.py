@@ -32,6 +32,7 @@ from omni_avsr.types import Task
 SHARED = "shared"
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What decoder layers call their cache, from transformers 5.24 on and before it."""
+_PUBLISHED_STD = 0.02
 PEFT_PREFIX = "base_model.model."
 """What stands before a module's name in peft's files."""
 
@@ -54,8 +55,9 @@ def add_adapters(
     """Put the adapters that ``tasks`` need on ``model`` in place, and return their router.
 
     All weights of ``model`` are frozen; all adapters are trainable, and in float32 whatever the dtype of the model,
-    since small steps vanish in bfloat16. B starts at zero and A uniform as in peft, drawn from ``generator`` (on the
-    CPU) alone, so a seed gives the same adapters on every device. The scaling is ``alpha / rank``.
+    since small steps vanish in bfloat16. B starts at zero and A uniform as in peft (or both normal, as ``config.init``
+    says), drawn from ``generator`` (on the CPU) alone, so a seed gives the same adapters on every device. The scaling
+    is ``alpha / rank``.
 
     Raises:
         ValueError: when ``model`` has adapters already, or no module of a name in ``target_modules``.
@@ -76,11 +78,12 @@ def add_adapters(
     model.requires_grad_(False)
     for name in names:
         for key, parameter in adapter_parameters(model, name).items():
-            parameter.data = parameter.data.float()
-            if ".lora_A." in key:
-                start = torch.empty(parameter.shape)
+            start = torch.zeros(parameter.shape)
+            if config.init == "normal":
+                nn.init.normal_(start, std=_PUBLISHED_STD, generator=generator)
+            elif ".lora_A." in key:
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-                parameter.data.copy_(start)
+            parameter.data = start.to(parameter.device)
             parameter.requires_grad_(True)
     # The new modules come in train mode; without this their dropout would be on inside a model in eval mode.
     model.train(model.training)

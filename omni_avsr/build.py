@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from omni_avsr.adapters import add_adapters
 from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
-from omni_avsr.llm import load_llm
+from omni_avsr.llm import LLM, load_llm
 from omni_avsr.model import OmniAVSR
 from omni_avsr.projector import ModalityProjector
 from omni_avsr.types import Modality
@@ -44,6 +44,11 @@ def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
     encoders = _encoders(config, seed, tuple(Modality))
     part = config.llm
     llm = load_llm(part.weights, getattr(torch, part.dtype), part.sha256, part.num_layers)
+    return assemble_model(config, llm, encoders, seed)
+
+
+def assemble_model(config: ModelConfig, llm: LLM, encoders: Mapping[Modality, SpeechEncoder], seed: int) -> OmniAVSR:
+    """The whole model from an LLM and encoders that are there already; new parts random after ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projectors = {

@@ -16,6 +16,7 @@ from rich.progress import Progress as BarDisplay
 from torch import Tensor
 
 from omni_avsr.resume import ResumePoint, trained_state
+from omni_avsr.sharding import whole_optimizer_state
 from omni_avsr.training import Meter, StageModule
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,13 @@ class ResumeSaver(L.Callback):
         if step == self.last_step:  # in the middle of accumulation, where batch norm has moved on already
             return
         self.last_step = step
-        due = step % self.steps == 0 or time.monotonic() - self.saved_at >= self.seconds
-        if due or step == trainer.max_steps:
+        # Clocks differ, and what is sharded can be gathered only together: the first process decides.
+        late = trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.seconds)
+        if late or step % self.steps == 0 or step == trainer.max_steps:
             self.saved_at = time.monotonic()
+            trained, optimizer = trained_state(pl_module), whole_optimizer_state(trainer.optimizers[0])
             if trainer.is_global_zero:
                 precision = trainer.precision_plugin.state_dict()
-                optimizer = trainer.optimizers[0].state_dict()
-                trained = trained_state(pl_module)
                 ResumePoint(pl_module.step, trained, optimizer, precision, pl_module.seconds).save(self.path)
 
 

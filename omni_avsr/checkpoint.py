@@ -1,9 +1,9 @@
 """Checkpoint folders: what was trained, and everything that rebuilds the model around it.
 
 ``config.json``               model settings, base weights with their sha256, how it was trained, format version
-``trained.safetensors``       every tensor that no base model provides but the adapters, batch-norm statistics included,
-                              and those of a base model that were trained
-``adapters/<name>/``          each LoRA adapter in peft's own layout
+``trained.safetensors``       every tensor that no base model provides but the LLM's adapters, batch-norm statistics
+                              included, and those of a base model that were trained
+``adapters/<name>/``          each LoRA adapter of the LLM, in peft's own layout
 ``README.md``                 a model card, made from the config
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from omni_avsr.adapters import adapter_names, load_adapter, parameter_name, save_adapter
 from omni_avsr.build import build_model
-from omni_avsr.config import DType, ModelConfig, WhisperConfig, from_mapping, to_mapping
+from omni_avsr.config import DType, ModelConfig, from_mapping, to_mapping
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.model_card import CARD, model_card
@@ -68,10 +68,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def pin_base_weights(config: ModelConfig) -> ModelConfig:
     """The settings with the sha256 of every base model in them, so that others under the same name are noticed."""
-    audio = config.audio_encoder
-    if isinstance(audio, WhisperConfig):
-        audio = replace(audio, sha256=resolve(audio.weights).sha256())
-    return replace(config, audio_encoder=audio, llm=replace(config.llm, sha256=resolve(config.llm.weights).sha256()))
+    return config.pinned({prefix: resolve(base.reference).sha256() for prefix, base in config.base_weights.items()})
 
 
 def save_checkpoint(
@@ -239,10 +236,12 @@ def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
 
 def _own_names(model: OmniAVSR) -> set[str]:
     """Parameters and buffers that no base model provides, adapters apart: a checkpoint has to hold them."""
-    base = ["llm."]
-    if isinstance(model.config.audio_encoder, WhisperConfig):
-        base.append("encoders.audio.encoder.")
-    return {name for name in model.state_dict() if not name.startswith(tuple(base))}
+    bases = tuple(model.config.base_weights)
+    return {name for name in model.state_dict() if not name.startswith(bases) or _is_encoder_lora(name)}
+
+
+def _is_encoder_lora(name: str) -> bool:
+    return name.startswith("encoders.") and _LORA in name
 
 
 def on_device(model: OmniAVSR, device: str) -> OmniAVSR:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from omni_avsr.data.augment import AugmentConfig
 from omni_avsr.data.dataset import ClipReader, example_generator
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.types import Clip, Modality
 
 SWAPPED = "swapped video"
 """The condition of clips that are shown with another clip's video."""
+ZeroDb = Literal["exact", "published"]
+"""What 0 dB means: the published code takes 0 for no level given, and draws one (Omni-AVSR 1.8 D3)."""
+PUBLISHED_LEVELS = AugmentConfig().snr_db
 SHUFFLED = "shuffled inputs"
 """The condition of clips whose every input is another clip's: how well a model guesses without any."""
 
@@ -21,9 +26,16 @@ SHUFFLED = "shuffled inputs"
 class ConditionInputs:
     """The inputs of a test set's clips under any condition, as decoded (not yet normalised)."""
 
-    def __init__(self, clips: Sequence[Clip], reader: ClipReader, noise: NoiseSource | None, seed: int) -> None:
-        """seed: places the noise."""
-        self.clips, self.reader, self.noise, self.seed = clips, reader, noise, seed
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        reader: ClipReader,
+        noise: NoiseSource | None,
+        seed: int,
+        zero_db: ZeroDb = "exact",
+    ) -> None:
+        """seed: places the noise. zero_db: published draws one of the training levels for each clip at 0 dB."""
+        self.clips, self.reader, self.noise, self.seed, self.zero_db = clips, reader, noise, seed, zero_db
 
     def waveform(self, index: int, own: Tensor, snr_db: float | None, condition: str) -> Tensor:
         """[samples] of clip ``index``, whose waveform is ``own``; as long as that one."""
@@ -32,8 +44,13 @@ class ConditionInputs:
             return waveform
         assert self.noise is not None
         # By the clip's name, so that the noise does not depend on what else is in the test set.
-        name = zlib.crc32(self.clips[index].id.encode())
-        return self.noise.mix(waveform, snr_db, example_generator(self.seed, 0, name))
+        generator = example_generator(self.seed, 0, zlib.crc32(self.clips[index].id.encode()))
+        if snr_db == 0 and self.zero_db == "published":
+            drawn = PUBLISHED_LEVELS[int(torch.randint(len(PUBLISHED_LEVELS), (), generator=generator))]
+            if drawn is None:
+                return waveform
+            snr_db = drawn
+        return self.noise.mix(waveform, snr_db, generator)
 
     def video(self, index: int, own: Tensor, condition: str) -> Tensor:
         """[frames, size, size] of clip ``index``, whose crops are ``own``; as long as those."""

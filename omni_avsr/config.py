@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -26,12 +26,62 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
+class LoRAConfig:
+    """LoRA of one set of layers; ``rank`` and ``alpha`` are true values, so the scaling is their quotient."""
+
+    rank: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Probability = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class WhisperConfig:
-    """A Whisper encoder of any size. ``context`` full pads to 30 s as Whisper was trained; trimmed encodes the clip."""
+    """A Whisper encoder of any size. ``context`` full pads to 30 s as Whisper was trained; trimmed encodes the clip.
+
+    ``length`` covering keeps the feature of the last started 20 ms; published leaves it out, but gives at least 25
+    features, those of silence included (Omni-AVSR 1.2), for which the context has to be full.
+    """
 
     weights: str
     kind: Literal["whisper"] = "whisper"
     context: Literal["full", "trimmed"] = "trimmed"
+    length: Literal["covering", "published"] = "covering"
+    ctc: bool = False
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.length == "published" and self.context != "full":
+            raise ValueError("length published keeps features behind a clip, which only context full has")
+
+
+@dataclass(frozen=True, config=STRICT)
+class AVHubertConfig:
+    """The video path of AV-HuBERT; sizes are those of Large. ``weights`` is a published checkpoint (null: random).
+
+    ``lora`` is on Q and V of every layer (published: rank dim / 16, alpha twice that). ``dropout`` and ``layer_drop``
+    act where the encoder is trained as a whole, or left in training mode as published (stages' ``drifting``).
+    """
+
+    weights: str | None = None
+    kind: Literal["avhubert"] = "avhubert"
+    dim: Positive = 1024
+    num_layers: Positive = 24
+    num_heads: Positive = 16
+    ffn_dim: Positive = 4096
+    channels: tuple[Positive, Positive, Positive, Positive] = (64, 128, 256, 512)
+    dropout: Probability = 0.1
+    layer_drop: Probability = 0.05
+    lora: LoRAConfig | None = None
+    ctc: bool = False
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class SelfSupervisedConfig:
+    """A wav2vec 2.0, HuBERT or WavLM encoder of any size."""
+
+    weights: str
+    kind: Literal["wav2vec2", "hubert", "wavlm"]
     ctc: bool = False
     sha256: str | None = None
 
@@ -73,7 +123,10 @@ class CompactVideoConfig:
         return 4 * 2 ** (len(self.channels) - 1)
 
 
-EncoderConfig = Annotated[WhisperConfig | CompactAudioConfig | CompactVideoConfig, Field(discriminator="kind")]
+PretrainedEncoderConfig = WhisperConfig | SelfSupervisedConfig | AVHubertConfig
+"""Encoders whose weights may be a base model's."""
+AnyEncoderConfig = PretrainedEncoderConfig | CompactAudioConfig | CompactVideoConfig
+EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -103,22 +156,68 @@ class CompressionConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ProjectorConfig:
-    """MLP from encoder width to LLM width. Layer norm is what the paper meant and its matryoshka code lost (1.8 D1)."""
+    """MLP from encoder width to LLM width. Layer norm is what the paper meant and its matryoshka code lost (1.8 D1).
+
+    ``layer_norm`` for both modalities or for each: the published code's stacking may have it for audio alone (D2).
+    """
 
     hidden_dim: Positive = 1024
-    layer_norm: bool = True
+    layer_norm: bool | dict[Modality, bool] = True
     sharing: Literal["per_rate", "shared"] = "per_rate"
+
+    def has_layer_norm(self, modality: Modality) -> bool:
+        return self.layer_norm if isinstance(self.layer_norm, bool) else self.layer_norm[modality]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MarkerConfig:
+    """The four markers around audio and video tokens: vectors of the model, beside the LLM's vocabulary.
+
+    ``place`` vocabulary, as published: they are rows behind the first ``vocab_size`` of the LLM's own (null: all), in
+    its output matrix too, so that it can write them. ``pad_row``: one more before them, for padding (Llama).
+    """
+
+    place: Literal["beside", "vocabulary"] = "beside"
+    pad_row: bool = False
+    vocab_size: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if self.place == "beside" and (self.pad_row or self.vocab_size):
+            raise ValueError("pad_row and vocab_size are of markers whose place is the vocabulary")
+
+    @property
+    def num_rows(self) -> int:
+        return 4 + self.pad_row
 
 
 @dataclass(frozen=True, config=STRICT)
 class AdapterConfig:
-    """Omni-LoRA (Omni-AVSR 1.2): shared = S, task_specific = T, hybrid = ST. ``rank`` and ``alpha`` are true values."""
+    """Omni-LoRA (Omni-AVSR 1.2): shared = S, task_specific = T, hybrid = ST. ``rank`` and ``alpha`` are true values.
+
+    ``init`` zero starts as the LLM is; normal is what the published code comes to: both matrices N(0, 0.02).
+    """
 
     strategy: Literal["shared", "task_specific", "hybrid"] = "hybrid"
     rank: Positive = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
     dropout: Probability = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    init: Literal["zero", "normal"] = "zero"
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedSearch:
+    """How the authors' code searches where it differs from ours (Omni-AVSR 1.7).
+
+    Beams stop by the rule of transformers 4.43. With a ``temperature``, tokens are sampled, as Llama's own settings
+    make it (0.6, ``top_p`` 0.9, and the ``top_k`` that transformers has where a model names none): results then depend
+    on ``seed`` and on which clips share a batch.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_k: Positive = 50
+    seed: Annotated[int, Field(ge=0)] = 7
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -135,9 +234,19 @@ class LLMConfig:
     num_layers: Positive | None = None
 
 
+class BaseWeights(NamedTuple):
+    """Weights that a model is built upon, and their fingerprint where it is known."""
+
+    reference: str
+    sha256: str | None
+
+
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """Everything that rebuilds an ``OmniAVSR`` but its trained weights."""
+    """Everything that rebuilds an ``OmniAVSR`` but its trained weights.
+
+    ``padding`` attended is the published code's: the padding of a batch's shorter clips counts as theirs (1.8 D5).
+    """
 
     llm: LLMConfig
     audio_encoder: EncoderConfig | None = None
@@ -145,8 +254,10 @@ class ModelConfig:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
+    markers: MarkerConfig = field(default_factory=MarkerConfig)
     prompts: dict[Task, str] = field(default_factory=lambda: dict(PUBLISHED_PROMPTS))
     waveform: Literal["raw", "layer_norm"] = "raw"
+    padding: Literal["masked", "attended"] = "masked"
 
     def __post_init__(self) -> None:
         if self.audio_encoder is None and self.video_encoder is None:
@@ -154,8 +265,27 @@ class ModelConfig:
         if missing := [str(task) for task in self.tasks if task not in self.prompts]:
             raise ValueError(f"prompts name none for {', '.join(missing)}")
 
-    def encoder_of(self, modality: Modality) -> WhisperConfig | CompactAudioConfig | CompactVideoConfig | None:
+    def encoder_of(self, modality: Modality) -> AnyEncoderConfig | None:
         return self.audio_encoder if modality is Modality.AUDIO else self.video_encoder
+
+    @property
+    def base_weights(self) -> dict[str, BaseWeights]:
+        """The base models, by what the names of their tensors begin with in the whole model."""
+        found = {"llm.": BaseWeights(self.llm.weights, self.llm.sha256)}
+        for modality in Modality:
+            encoder = self.encoder_of(modality)
+            if isinstance(encoder, PretrainedEncoderConfig) and encoder.weights is not None:
+                found[f"encoders.{modality}.encoder."] = BaseWeights(encoder.weights, encoder.sha256)
+        return found
+
+    def pinned(self, sha256: Mapping[str, str]) -> ModelConfig:
+        """The same settings with the fingerprints of the base models, by the keys of ``base_weights``."""
+        parts: dict[str, Any] = {"llm": replace(self.llm, sha256=sha256["llm."])}
+        for modality in Modality:
+            encoder, key = self.encoder_of(modality), f"encoders.{modality}.encoder."
+            if isinstance(encoder, PretrainedEncoderConfig) and key in sha256:
+                parts[f"{modality}_encoder"] = replace(encoder, sha256=sha256[key])
+        return replace(self, **parts)
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from pydantic.dataclasses import dataclass
 
-from omni_avsr.config import STRICT, Positive
+from omni_avsr.config import STRICT, Positive, PublishedSearch
 from omni_avsr.model import OmniAVSR
 from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates, Task
 
 
 @dataclass(frozen=True, config=STRICT)
 class DecodeConfig:
-    """Greedy with one beam; deterministic always. The paper uses 15 beams and 32 tokens (1.7)."""
+    """Greedy with one beam. The paper uses 15 beams and 32 tokens (1.7). Deterministic unless ``published`` samples."""
 
     num_beams: Positive = 1
     max_new_tokens: Positive = 32
+    published: PublishedSearch | None = None
+
+    def __str__(self) -> str:
+        said = f"{self.num_beams} beam(s), at most {self.max_new_tokens} tokens"
+        return f"{said}, as published ({self.published})" if self.published else said
 
 
 def settings_of(model: OmniAVSR, tasks: Sequence[Task]) -> list[tuple[Task, Rates]]:
@@ -42,7 +47,7 @@ def decode(
     condition: str = MATCHED,
 ) -> list[Hypothesis]:
     """Transcribe encoded clips for one task at one pair of rates."""
-    texts = model.generate(features, task, rates, config.num_beams, config.max_new_tokens)
+    texts = model.generate(features, task, rates, config.num_beams, config.max_new_tokens, config.published)
     return [
         Hypothesis(clip.id, task, rates.label(task), clip.text, text, clip.split, clip.speaker, snr_db, condition)
         for clip, text in zip(clips, texts, strict=True)

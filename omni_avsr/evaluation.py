@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     test_sets = {name: config.data.read_test_set(name) for name in config.data.test_sets}
     noisy = [name for name, test_set in config.data.test_sets.items() if test_set.noisy and config.snr_db]
     noise = {name: config.data.read_test_noise(name) for name in noisy}
-    for source in noise.values():
+    for source in () if config.data.shared_noise else noise.values():
         check_unheard(source.recordings, info.training.get("noise", ()))
     tasks = [task for task in config.tasks if task in info.model.tasks]
     if not tasks:
@@ -106,10 +106,17 @@ def _origin(
     return {
         **{f"test set {name}": clips_fingerprint(clips) for name, clips in test_sets.items()},
         "checkpoint": checkpoint_sha256(config.checkpoint),
-        "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
+        "decoding": str(config.decode),
         "llm_dtype": config.llm_dtype or "as trained",
-        **{_noise_name(config, name): f"{n.fingerprint} seed {config.seed}" for name, n in noise.items()},
+        **{
+            _noise_name(config, name): f"{n.fingerprint} seed {config.seed}{_zero_db(config)}"
+            for name, n in noise.items()
+        },
     }
+
+
+def _zero_db(config: EvaluateConfig) -> str:
+    return "" if config.zero_db == "exact" else ", 0 dB as published (a level drawn for each clip)"
 
 
 def _noise_name(config: EvaluateConfig, test_set: str) -> str:
@@ -122,9 +129,9 @@ def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -
     return {
         "checkpoint": config.checkpoint.name,
         "training domain": domain,
-        "decoding": f"{config.decode.num_beams} beam(s), at most {config.decode.max_new_tokens} tokens",
+        "decoding": str(config.decode),
         "seed": config.seed,
-        **({"SNR measured over": f"the {config.data.snr_over}"} if config.snr_db else {}),
+        **({"SNR measured over": f"the {config.data.snr_over}{_zero_db(config)}"} if config.snr_db else {}),
         "commit": commit(),
         "date": today(),
         "command": command_line(),

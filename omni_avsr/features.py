@@ -32,7 +32,7 @@ MOUTH_STD = 0.165
 
 _POWER_FLOOR = 1e-10
 _DYNAMIC_RANGE = 8.0
-_WAVEFORM_EPS = 1e-5
+_WAVEFORM_EPS = 1e-8
 # A window reaches N_FFT // 2 samples to both sides of its centre, so two frames behind a clip still hear its end.
 _FRAMES_THAT_HEAR_THE_END = math.ceil(N_FFT / 2 / HOP)
 
@@ -104,7 +104,7 @@ def normalize_waveform(waveform: Tensor) -> Tensor:
     """Mean 0 and variance 1 over one clip [samples] without padding, as Omni-AVSR's published code feeds its encoders.
 
     Whisper itself was trained on waveforms as they are, so this is the caller's choice. The small constant under the
-    root (1e-5) leaves digital silence at zero.
+    root (1e-8, as published) leaves digital silence at zero.
     """
     return F.layer_norm(waveform.float(), waveform.shape, eps=_WAVEFORM_EPS)
 

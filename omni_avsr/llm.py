@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from omni_avsr.config import PublishedSearch
 from omni_avsr.weights import Weights, cache_folder, check_sha256, resolve
 
 logger = logging.getLogger(__name__)
@@ -115,11 +116,17 @@ def load_llm(
     return llm
 
 
-def generation_config(llm: LLM, max_new_tokens: int | None = None, num_beams: int = 1) -> GenerationConfig:
+def generation_config(
+    llm: LLM, max_new_tokens: int | None = None, num_beams: int = 1, published: PublishedSearch | None = None
+) -> GenerationConfig:
     """Settings for ``generate`` that never sample, whatever the weights ship (Llama's samples at temperature 0.6,
-    which made the published beam search differ from run to run; Omni-AVSR, section 1.7)."""
+    which made the published beam search differ from run to run; Omni-AVSR, section 1.7), unless told so."""
+    sampling = {}
+    if published is not None and published.temperature is not None:
+        sampling = {"temperature": published.temperature, "top_p": published.top_p, "top_k": published.top_k}
     return GenerationConfig(
-        do_sample=False,
+        do_sample=bool(sampling),
+        **sampling,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
         bos_token_id=llm.bos_id,

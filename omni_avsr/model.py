@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_avsr.adapters import AdapterRouter
+from omni_avsr.beams import published_beam_stop
 from omni_avsr.compression import compress
-from omni_avsr.config import ModelConfig
+from omni_avsr.config import ModelConfig, PublishedSearch
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
-from omni_avsr.sequence import NUM_MARKERS, TextIds, TokenSequence, assemble, embed
+from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed, with_scored_padding
 from omni_avsr.types import IGNORE_INDEX, Features, Modality, Rates, StepOutput, Task
+from omni_avsr.vocabulary import extend_vocabulary
 
 
 class OmniAVSR(nn.Module):
@@ -37,7 +40,7 @@ class OmniAVSR(nn.Module):
         self.config = config
         self.encoders = nn.ModuleDict({str(modality): encoder for modality, encoder in encoders.items()})
         self.projectors = nn.ModuleDict({str(modality): part for modality, part in projectors.items()})
-        self.markers = nn.Embedding(NUM_MARKERS, llm.hidden_size)
+        self.markers = nn.Embedding(config.markers.num_rows, llm.hidden_size)
         nn.init.normal_(self.markers.weight, std=llm.embedding_std)
         self.frame_rates = {modality: float(encoder.frame_rate) for modality, encoder in encoders.items()}
         self.llm = llm.model
@@ -45,6 +48,8 @@ class OmniAVSR(nn.Module):
         self.router = router
         prompts = {task: llm.encode(prompt) for task, prompt in config.prompts.items()}
         self.text_ids = TextIds(llm.bos_id, llm.eos_id, prompts)
+        in_vocabulary = config.markers.place == "vocabulary"
+        self.marker_outputs = extend_vocabulary(llm.model, config.markers, self.markers) if in_vocabulary else None
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +67,7 @@ class OmniAVSR(nn.Module):
             encoder = self.encoders[modality]
             trained = any(parameter.requires_grad for parameter in encoder.parameters())
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-                features[modality] = encoder(values)
+                features[modality] = encoder(values.attended() if self.config.padding == "attended" else values)
         return features
 
     def tokens(self, features: Mapping[Modality, Features], task: Task, rates: Rates) -> dict[Modality, Features]:
@@ -88,8 +93,9 @@ class OmniAVSR(nn.Module):
         texts: Sequence[str],
         rates: Rates,
         task_weights: Mapping[Task, float],
-        num_label_tokens: Mapping[Task, int],
+        num_label_tokens: Mapping[Task, int] | None,
         task_features: Mapping[Task, Mapping[Modality, Features]] | None = None,
+        score_padding: bool = False,
     ) -> StepOutput:
         """Weighted sum of the tasks' losses (Omni-AVSR 1.3), from one LLM pass per task.
 
@@ -99,8 +105,9 @@ class OmniAVSR(nn.Module):
             rates: one pair for all tasks of the step.
             task_weights: tasks to train, with their share of the sum.
             num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
-                batch, so that micro-batches and ranks add up to its mean.
+                batch, so that micro-batches and ranks add up to its mean. None: by the scored tokens of these clips.
             task_features: what a task reads in place of ``features``.
+            score_padding: whether the eos under the padding counts as a label, and as a position to attend to.
         """
         transcripts = [self.text.encode(text) for text in texts]
         total = torch.zeros((), device=self.device)
@@ -108,7 +115,10 @@ class OmniAVSR(nn.Module):
         for task, weight in task_weights.items():
             tokens = self.tokens((task_features or {}).get(task, features), task, rates)
             sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
-            loss = self._cross_entropy(task, tokens, sequence) / num_label_tokens[task]
+            if score_padding:
+                sequence = with_scored_padding(sequence)
+            scored = num_label_tokens[task] if num_label_tokens else int((sequence.labels != IGNORE_INDEX).sum())
+            loss = self._cross_entropy(task, tokens, sequence) / scored
             total = total + weight * loss
             task_losses[task] = loss.detach()
             num_tokens += int(sequence.attention_mask.sum())
@@ -127,7 +137,6 @@ class OmniAVSR(nn.Module):
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][scored])
         return F.cross_entropy(logits.float(), labels[scored], reduction="sum")
 
-    @torch.no_grad()
     def generate(
         self,
         features: Mapping[Modality, Features],
@@ -135,19 +144,40 @@ class OmniAVSR(nn.Module):
         rates: Rates,
         num_beams: int = 1,
         max_new_tokens: int = 32,
+        published: PublishedSearch | None = None,
     ) -> list[str]:
         """Transcribe a batch, greedily or by beams; deterministic whatever the LLM's shipped settings say.
+
+        published: search as the authors' code does.
 
         Raises:
             ValueError: a rate was not trained, or a modality of the task is missing.
         """
+        ids = self.generate_ids(features, task, rates, num_beams, max_new_tokens, published)
+        return [self.text.decode(row).strip() for row in ids]
+
+    @torch.no_grad()
+    def generate_ids(
+        self,
+        features: Mapping[Modality, Features],
+        task: Task,
+        rates: Rates,
+        num_beams: int = 1,
+        max_new_tokens: int = 32,
+        published: PublishedSearch | None = None,
+    ) -> Tensor:
+        """The token ids of ``generate``, [B, longest], eos behind the shorter ones."""
         tokens = self.tokens(features, task, rates)
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
-        with self.router.route(task):
-            ids = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
-                inputs_embeds=embeds,
-                attention_mask=sequence.attention_mask,
-                generation_config=generation_config(self.text, num_beams=num_beams, max_new_tokens=max_new_tokens),
+        settings = generation_config(self.text, max_new_tokens, num_beams, published)
+        with ExitStack() as stack:
+            stack.enter_context(self.router.route(task))
+            if published is not None:
+                stack.enter_context(published_beam_stop(self.llm))
+                stack.enter_context(torch.random.fork_rng())
+                torch.manual_seed(published.seed)
+            ids: Tensor = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
+                inputs_embeds=embeds, attention_mask=sequence.attention_mask, generation_config=settings
             )
-        return [self.text.decode(row).strip() for row in ids]
+        return ids

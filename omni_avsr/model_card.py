@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from omni_avsr.config import ModelConfig, WhisperConfig
+from omni_avsr.config import ModelConfig
 from omni_avsr.weights import is_hub_id
 
 CARD = "README.md"
@@ -20,13 +20,11 @@ def model_card(model: ModelConfig, training: Mapping[str, Any]) -> str:
         model: with the sha256 of the base models.
         training: as it stands in the checkpoint; what it does not tell is left out.
     """
-    bases = [model.llm.weights]
-    if isinstance(model.audio_encoder, WhisperConfig):
-        bases.append(model.audio_encoder.weights)
+    bases = model.base_weights.values()
     facts = ModelCardData(
         library_name="omni_avsr",
         pipeline_tag="automatic-speech-recognition",
-        base_model=[base for base in bases if is_hub_id(base)] or None,
+        base_model=[base.reference for base in bases if is_hub_id(base.reference)] or None,
         tags=["audio-visual-speech-recognition", "lip-reading", "peft", "lora", *map(str, model.tasks)],
     )
     rates = model.compression
@@ -41,18 +39,12 @@ def model_card(model: ModelConfig, training: Mapping[str, Any]) -> str:
         'model = omni_avsr.load("FOLDER OR HUB ID")\n'
         f'model.transcribe("clip.mp4", task="{model.tasks[-1]}")\n```',
         "## Base models\n\nThey are not part of this folder, and these exact weights are needed.\n\n"
-        "| weights | sha256 |\n|---|---|\n" + "\n".join(f"| {name} | {sha256} |" for name, sha256 in _bases(model)),
+        "| weights | sha256 |\n|---|---|\n"
+        + "\n".join(f"| {base.reference} | {base.sha256 or 'unknown'} |" for base in bases),
     ]
     if records := training.get("records"):
         sections.append("## Training\n\n" + _stages(records) + _origin(training))
     return "\n\n".join(sections) + "\n"
-
-
-def _bases(model: ModelConfig) -> list[tuple[str, str]]:
-    found = [(model.llm.weights, model.llm.sha256 or "unknown")]
-    if isinstance(model.audio_encoder, WhisperConfig):
-        found.append((model.audio_encoder.weights, model.audio_encoder.sha256 or "unknown"))
-    return found
 
 
 def _stages(records: list[Mapping[str, Any]]) -> str:

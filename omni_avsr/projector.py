@@ -43,7 +43,7 @@ class ModalityProjector(nn.Module):
         rates = compression.rates_of(modality)
         if self.shared and compression.mode == "stack" and len(rates) > 1:
             raise ValueError(f"stacking gives each of the {modality} rates {list(rates)} its own width; share per_rate")
-        std = embedding_std if projector.layer_norm else None
+        std = embedding_std if projector.has_layer_norm(modality) else None
         self.by_rate = nn.ModuleDict()
         for rate in rates[:1] if self.shared else rates:
             width = encoder_dim * (rate if compression.mode == "stack" else 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from omni_avsr.files import replacing
+from omni_avsr.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class ResumePoint:
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters, and the buffers (batch norm statistics) of modules in training mode, by name.
 
-    Buffers that are not persistent, such as rotary frequencies, are derived from settings and left out.
+    Buffers that are not persistent, such as rotary frequencies, are derived from settings and left out. All processes
+    of a sharded training have to ask together.
     """
-    state = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
-    persistent = module.state_dict().keys()
+    state = module.state_dict()
+    names = [name for name, value in module.named_parameters() if value.requires_grad]
     for prefix, part in module.named_modules():
         if part.training:
-            state |= {name: value for name, value in part.named_buffers(prefix, recurse=False) if name in persistent}
-    return state
+            names += [name for name, _ in part.named_buffers(prefix, recurse=False) if name in state]
+    return {name: whole(state[name]) for name in names}
 
 
 @torch.no_grad()

@@ -37,7 +37,8 @@ from omni_avsr.provenance import bind_results, check_results, commit, today
 from omni_avsr.resume import ResumePoint, load_state, trained_state
 from omni_avsr.stage_data import (
     cached_clips,
-    check_encoders_are_frozen,
+    check_same_layers,
+    check_storable,
     clip_sizes,
     plan_loader,
     stored_features,
@@ -48,7 +49,7 @@ from omni_avsr.stage_data import (
 from omni_avsr.stage_origin import stage_origin
 from omni_avsr.stages import EncoderObjectiveConfig, StageConfig, freeze_all_but, set_modes
 from omni_avsr.start import StartConfig, start_record, start_tensors
-from omni_avsr.trainer import build_trainer, check_trainer
+from omni_avsr.trainer import SHARDED, build_trainer, check_trainer
 from omni_avsr.training import StageModule
 from omni_avsr.types import Batch, Clip, RunRecord
 from omni_avsr.weights import cache_folder
@@ -92,6 +93,10 @@ class RunConfig:
         check_loggers(self.loggers)
 
     @property
+    def sharded(self) -> bool:
+        return self.trainer.get("strategy") == SHARDED
+
+    @property
     def label_limits(self) -> dict[LabelUnit, int]:
         return {"tokens": self.max_label_tokens, "characters": self.max_label_characters}
 
@@ -105,7 +110,7 @@ def run(config: RunConfig) -> Path:
     """
     cache_root = config.data.cache or cache_folder() / "clips"
     train, train_cache = cached_clips(config.data.read_split("train"), cache_root, "training clips")
-    validation = config.data.read_split("validation")[: config.data.max_validation_clips]
+    validation = config.data.read_split(config.data.validation_split)[: config.data.max_validation_clips]
     validation, validation_cache = cached_clips(validation, cache_root, "validation clips")
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     noise = config.data.read_noise()
@@ -158,9 +163,12 @@ def _check_stage(
     model = _build(config, stage, config.seed)
     _load_start(model, start)
     trained = freeze_all_but(model, stage.trainable)
+    set_modes(model, stage.drifting)
     if stage.feature_variants:
-        check_encoders_are_frozen(trained)
+        check_storable(config.model, trained)
     chosen = training_clips(name, stage, train)
+    if config.sharded:
+        check_same_layers(name, stage, model, chosen)
     objective = build_objective(stage.objective, config.model, model, chosen, config.seed)
     for clips in (chosen, usable_clips(name, stage, validation)):
         clip_sizes(objective, model, clips, config.label_limits)
@@ -220,12 +228,14 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
-    set_modes(model)
+    set_modes(model, stage.drifting)
     names = list(config.stages)
     number = names.index(name)
     place = f"stage {number + 1} of {len(names)}, {name}"
     after = f"; then {', '.join(names[number + 1 :])}" if names[number + 1 :] else ""
     log.info("%s: %d tensors to train in %d steps%s", place, len(chosen), stage.num_steps, after)
+    if config.sharded:
+        check_same_layers(name, stage, model, train.clips)
     torch.manual_seed(seed)
     objective = build_objective(stage.objective, config.model, model, train.clips, seed)
     sizes = clip_sizes(objective, model, train.clips, config.label_limits)
@@ -247,6 +257,7 @@ def run_stage(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=build_loggers(config.loggers, folder, done),
+        inference_mode=False,  # shares that validation gathers, training uses again
         callbacks=[
             ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
             Progress(place, config.log_every),
@@ -255,9 +266,9 @@ def run_stage(
     data: Dataset[Batch] = train
     if stage.feature_variants:
         assert isinstance(model, OmniAVSR)
-        check_encoders_are_frozen(chosen)
-        model.to(trainer.strategy.root_device)
-        data = stored_features(config.output / "features", stage, model, train, config.seed)
+        check_storable(config.model, chosen)
+        device = trainer.strategy.root_device
+        data = stored_features(config.output / "features", stage, model, train, config.seed, device)
     sampler = PlanSampler(sizes, stage.batching, stage.num_steps, seed, trainer.global_rank, trainer.world_size)
     sampler.start_step = done
     bind_results(folder, origin)
@@ -279,9 +290,10 @@ def run_stage(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
     )  # fmt: skip
+    trained = trained_state(model)
     if trainer.is_global_zero:
         write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2))
-        save_tensors(folder / TRAINED, trained_state(model))
+        save_tensors(folder / TRAINED, trained)
         if "csv" in config.loggers:
             plot_stage(folder)
     close_loggers(trainer.loggers)

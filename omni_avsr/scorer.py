@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from rich.progress import track
 from torch import Tensor
 
-from omni_avsr.conditions import SHUFFLED, SWAPPED, ConditionInputs
+from omni_avsr.conditions import SHUFFLED, SWAPPED, ConditionInputs, ZeroDb
 from omni_avsr.config import STRICT, Positive
 from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.noise import NoiseSource
@@ -33,11 +33,13 @@ class ScoringConfig:
     """How test clips are decoded.
 
     seed: places the noise. swap_video: adds AVSR with another clip's video. shuffle_inputs: adds all tasks with all of
-    another clip's inputs, of equal length where there is one, which tells how much a model guesses.
+    another clip's inputs, of equal length where there is one, which tells how much a model guesses. zero_db: what 0 dB
+    means.
     """
 
     swap_video: bool = False
     shuffle_inputs: bool = False
+    zero_db: ZeroDb = "exact"
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     batch_size: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 7
@@ -62,7 +64,7 @@ class Scorer:
         """
         self.model, self.clips, self.config = model, clips, config
         self.reader = FileReader()
-        self.inputs = ConditionInputs(clips, self.reader, noise, config.seed)
+        self.inputs = ConditionInputs(clips, self.reader, noise, config.seed, config.zero_db)
         self.needed = {modality for task in tasks for modality in task.modalities}
         self.failed: dict[str, str] = {}
         clean: list[Setting] = [(task, rates, None, MATCHED) for task, rates in settings_of(model, tasks)]

@@ -100,6 +100,12 @@ def assemble(
     return _pad(rows, text.eos, "right")
 
 
+def with_scored_padding(sequence: TokenSequence) -> TokenSequence:
+    """The same rows with the eos under their padding scored and attended, as published for Qwen (Omni-AVSR 1.8 D7)."""
+    labels = sequence.labels.where(sequence.attention_mask.bool(), sequence.ids)
+    return TokenSequence(sequence.ids, torch.ones_like(sequence.attention_mask), labels)
+
+
 def _pad(rows: list[tuple[list[int], int]], pad_id: int, side: Literal["left", "right"]) -> TokenSequence:
     """Pad rows of (ids, number of scored ids at the end)."""
     longest = max(len(ids) for ids, _ in rows)
@@ -120,6 +126,8 @@ def embed(
 ) -> Tensor:
     """Embed ids, markers and modality tokens: [B, L, H] in the dtype of the LLM's embeddings.
 
+    The last four rows of ``markers`` are those of ``Slot``.
+
     Raises:
         ValueError: the number of slots and of tokens differ.
     """
@@ -127,7 +135,9 @@ def embed(
     is_text = ids < SLOT_BASE
     embeds = embedding(ids.where(is_text, 0))
     is_marker = (ids >= SLOT_BASE) & (ids < SLOT_BASE + NUM_MARKERS)
-    marker_rows = markers((ids - SLOT_BASE).clamp(0, NUM_MARKERS - 1)).to(embeds.dtype)
+    # Where the published code has a row for padding, it comes before the markers.
+    first = markers.num_embeddings - NUM_MARKERS
+    marker_rows = markers((ids - SLOT_BASE).clamp(0, NUM_MARKERS - 1) + first).to(embeds.dtype)
     embeds = torch.where(is_marker[..., None], marker_rows, embeds)
     for modality, (_, slot, _) in _BRACKETS.items():
         is_slot = ids == slot

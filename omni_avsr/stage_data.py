@@ -15,17 +15,18 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from omni_avsr.config import to_mapping
+from omni_avsr.config import ModelConfig, to_mapping
 from omni_avsr.data.batching import BatchPlan, ClipSize, PlanSampler
 from omni_avsr.data.cache import ClipCache, open_cache
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.feature_store import FORMAT_VERSION, FeatureDataset, open_feature_store
 from omni_avsr.encoders.access import max_seconds
+from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, Objective
 from omni_avsr.stage_origin import clips_fingerprint
-from omni_avsr.stages import StageConfig, matching_names
+from omni_avsr.stages import EncoderObjectiveConfig, StageConfig, matching_names
 from omni_avsr.types import Clip, Features, Modality, Task
 
 log = logging.getLogger(__name__)
@@ -70,17 +71,43 @@ def usable_clips(name: str, stage: StageConfig, clips: Sequence[Clip]) -> list[C
     return usable
 
 
-def check_encoders_are_frozen(trained: Iterable[str]) -> None:
-    """Raise ValueError when encoder outputs are to be stored, but names of an encoder are among the trained ones."""
+def check_storable(config: ModelConfig, trained: Iterable[str]) -> None:
+    """Raise ValueError when encoder outputs are to be stored, but change in training or with a batch's other clips."""
+    if config.padding == "attended":
+        raise ValueError(
+            "feature_variants stores each clip's own encoder outputs, but with padding attended they depend on the "
+            "batch; set one of the two otherwise"
+        )
     if names := sorted(name for name in trained if name.startswith("encoders.")):
         raise ValueError(f"feature_variants stores encoder outputs, but the stage trains {names[0]}")
 
 
-def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int) -> FeatureDataset:
+def check_same_layers(name: str, stage: StageConfig, model: nn.Module, clips: Sequence[Clip]) -> None:
+    """Raise ValueError when training batches of stage ``name`` would not all run the same layers of ``model``.
+
+    Processes of a sharded training, which gather each layer together, would wait for each other forever.
+    """
+    kinds = sorted({"+".join(clip.modalities) for clip in clips})
+    # The objectives on encoders read the same of every clip.
+    if len(kinds) > 1 and not isinstance(stage.objective, EncoderObjectiveConfig):
+        raise ValueError(
+            f"stage {name} trains on clips with {' and '.join(kinds)}, but processes of a sharded training have to run "
+            "the same layers at the same time; choose clips of one kind (`clips`), or use trainer=ddp"
+        )
+    if any(isinstance(part, AVHubertEncoder) and part.training and part.layer_drop for part in model.modules()):
+        raise ValueError(
+            f"stage {name} trains an encoder that leaves layers out at random, in each process others, which sharded "
+            "training cannot do; set model.video_encoder.layer_drop=0, or use trainer=ddp"
+        )
+
+
+def stored_features(
+    root: Path, stage: StageConfig, model: OmniAVSR, train: BatchDataset, seed: int, device: torch.device
+) -> FeatureDataset:
     """The training clips as features of the frozen encoders, each clip in ``stage.feature_variants`` variants.
 
-    Stages with the same encoders, clips, noise and augmentation share one store below ``root``, named by its
-    fingerprint.
+    For it the encoders are moved to ``device``, and nothing else of the model. Stages with the same encoders, clips,
+    noise and augmentation share one store below ``root``, named by its fingerprint.
     """
     noise = train.augmenter.noise if train.augmenter else None
     settings = [
@@ -97,9 +124,11 @@ def stored_features(root: Path, stage: StageConfig, model: OmniAVSR, train: Batc
     for value in model.encoders.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
 
+    model.encoders.to(device)
+
     @torch.no_grad()
     def encode(inputs: Mapping[Modality, Features]) -> dict[Modality, Features]:
-        return model.encode({modality: values.to(model.device) for modality, values in inputs.items()})
+        return model.encode({modality: values.to(device) for modality, values in inputs.items()})
 
     store = open_feature_store(
         root / digest.hexdigest()[:16],

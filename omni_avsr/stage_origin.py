@@ -10,7 +10,7 @@ from typing import Any
 
 from omni_avsr import archive
 from omni_avsr.checkpoint import TRAINED, pin_base_weights
-from omni_avsr.config import ModelConfig, WhisperConfig, to_mapping
+from omni_avsr.config import ModelConfig, to_mapping
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.provenance import file_sha256
 from omni_avsr.stages import EncoderObjectiveConfig, StageConfig
@@ -66,7 +66,7 @@ def _model_part(config: ModelConfig, stage: StageConfig) -> dict[str, Any]:
         return to_mapping(pin_base_weights(config))
     encoders = {}
     for modality in stage.objective.modalities:
-        encoder = config.encoder_of(modality)
-        pin = resolve(encoder.weights).sha256() if isinstance(encoder, WhisperConfig) else None
-        encoders[str(modality)] = [to_mapping(encoder), pin]
+        base = config.base_weights.get(f"encoders.{modality}.encoder.")
+        pin = resolve(base.reference).sha256() if base else None
+        encoders[str(modality)] = [to_mapping(config.encoder_of(modality)), pin]
     return {**encoders, "waveform": config.waveform}

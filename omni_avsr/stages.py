@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -104,12 +104,22 @@ class ConflictConfig:
 class RecognitionObjectiveConfig:
     """Train through the LLM: one audio and one video rate a step, all tasks, weighted (Omni-AVSR 1.3 and 1.4).
 
+    ``averaging`` tokens: a step's loss is the mean over all tokens of its global batch. clips, as published (1.8 D6):
+    the mean over each micro-batch's own tokens, divided by the clips of the global batch, so that batches of few, long
+    clips count for more; validation, which has no global batches, does not divide. ``score_padding``, as published for
+    Qwen (D7): the eos under the padding is scored, and attended.
     ``conflict`` is ours; the published recipe has none (null).
     """
 
     kind: Literal["recognition"] = "recognition"
+    averaging: Literal["tokens", "clips"] = "tokens"
+    score_padding: bool = False
     task_weights: dict[Task, NonNegative] = field(default_factory=lambda: dict(PUBLISHED_TASK_WEIGHTS))
     conflict: ConflictConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.score_padding and self.averaging == "tokens":
+            raise ValueError("score_padding needs averaging clips: padding is not counted before a batch is made")
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -168,9 +178,12 @@ class StageConfig:
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     feature_variants: Annotated[int, Field(ge=0)] = 0
     gradient_checkpointing: bool = False
+    drifting: tuple[str, ...] = ()
     validate_every: Positive = 200
 
     def __post_init__(self) -> None:
+        if self.drifting and self.feature_variants:
+            raise ValueError("drifting modules give other features at every step; set feature_variants to 0")
         augment = self.augment
         teaches = isinstance(self.objective, CTCObjectiveConfig) and self.objective.hears_teacher
         if teaches and augment and (augment.audio_mask_samples or any(level is not None for level in augment.snr_db)):
@@ -204,14 +217,22 @@ def freeze_all_but(model: nn.Module, globs: Iterable[str]) -> set[str]:
     return chosen
 
 
-def set_modes(model: nn.Module) -> None:
+def set_modes(model: nn.Module, drifting: Sequence[str] = ()) -> None:
     """Training mode where a part is trained, evaluation mode where it is frozen (dropout and batch norm included).
 
     A module is in training mode when all parameters below it are trained; a parameter-free one (dropout) when a sibling
     is. So an LLM's frozen layers stay in evaluation mode around their adapters, and adapter dropout is active.
+
+    drifting: globs over the names of modules that are in training mode with all below them, frozen or not.
+
+    Raises:
+        ValueError: a glob matches nothing.
     """
     model.eval()
     _set_mode(model)
+    modules = dict(model.named_modules())
+    for name in matching_names(modules, drifting, "module to leave in training mode"):
+        modules[name].train()
 
 
 def _set_mode(module: nn.Module) -> bool:

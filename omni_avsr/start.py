@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from omni_avsr.checkpoint import checkpoint_sha256, pin_base_weights, read_info, stored_tensors
-from omni_avsr.config import STRICT, LLMConfig, ModelConfig, WhisperConfig
+from omni_avsr.config import STRICT, ModelConfig
 from omni_avsr.stages import matching_names
 
 
@@ -46,13 +46,13 @@ def start_record(config: StartConfig) -> dict[str, Any]:
 
 def _check_bases(names: Iterable[str], old: ModelConfig, new: ModelConfig) -> None:
     """Raise ValueError when one of ``names`` belongs to a base model of which ``old`` and ``new`` pin other weights."""
-    pins: dict[str, tuple[LLMConfig | WhisperConfig, LLMConfig | WhisperConfig]] = {"llm.": (old.llm, new.llm)}
-    if isinstance(old.audio_encoder, WhisperConfig) and isinstance(new.audio_encoder, WhisperConfig):
-        pins["encoders.audio."] = (old.audio_encoder, new.audio_encoder)
-    for name in sorted(names):
-        for prefix, (before, now) in pins.items():
-            if name.startswith(prefix) and before.sha256 != now.sha256:
+    now = new.base_weights
+    for prefix, before in old.base_weights.items():
+        # What stands upon an encoder, such as a CTC head, depends on it as well.
+        for name in sorted(name for name in names if name.startswith(prefix.removesuffix("encoder."))):
+            if prefix in now and before.sha256 != now[prefix].sha256:
                 raise ValueError(
-                    f"{name} was trained upon {before.weights} with sha256 {before.sha256}, but this run's "
-                    f"{now.weights} has {now.sha256}; give the same weights, or leave the part out of start.parts"
+                    f"{name} was trained upon {before.reference} with sha256 {before.sha256}, but this run's "
+                    f"{now[prefix].reference} has {now[prefix].sha256}; give the same weights, or leave the "
+                    "part out of start.parts"
                 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,24 @@ OWN = frozenset(
         "enable_model_summary",
         "logger",
         "callbacks",
+        "inference_mode",
     }
 )
 """What a stage's settings decide."""
+
+SHARDED = "sharded"
+"""The strategy whose name Lightning does not have."""
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Shards over all processes, however many there are; Lightning's own would shard over nodes alone."""
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
+        super().setup_environment()
+
+
+StrategyRegistry.register(SHARDED, ShardedStrategy, "Every process keeps a share of all parameters (fully_shard).")
 
 PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
 
@@ -46,6 +62,15 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed. For frozen LLM weights in half "
             "the memory, set model.llm.dtype=bfloat16 beside bf16-mixed"
         )
+    strategy = str(settings.get("strategy", "auto"))
+    if strategy.startswith(("fsdp", "deepspeed")):
+        raise ValueError(
+            f"trainer.strategy is {strategy}, from which trained weights cannot be gathered here; use trainer=fsdp or "
+            f"trainer=sharded, whose strategy is {SHARDED}"
+        )
+    if strategy == SHARDED and precision == "16-mixed":
+        # Each process would look for overflows in its own share, and skip steps that others take.
+        raise ValueError("trainer.precision is 16-mixed, which strategy sharded cannot have; choose bf16-mixed")
 
 
 def build_trainer(settings: Mapping[str, Any], **own: Any) -> L.Trainer:

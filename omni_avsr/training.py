@@ -13,12 +13,14 @@ import jiwer
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from omni_avsr.data.batching import PlanSampler
 from omni_avsr.normalize import normalize_for_scoring
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
 from omni_avsr.resume import ResumePoint, load_state, trained_state
+from omni_avsr.sharding import load_optimizer_state, shard
 from omni_avsr.stages import OptimizerConfig, StageConfig, set_modes
 from omni_avsr.types import Batch
 
@@ -84,11 +86,16 @@ class StageModule(L.LightningModule):
         self.validated_step = -1
         self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        set_modes(self)
+        set_modes(self, [f"model.{glob}" for glob in stage.drifting])
         # An objective may have no parameters to tell its mode by; it decides by it what only training does.
         self.objective.training = True
         if start is not None:
             load_state(self, start.trained, expected=trained_state(self))
+
+    def configure_model(self) -> None:
+        # Lightning calls this at the start of a validation too.
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh["data_parallel"], methods=("training_step", "validation_step"))
 
     @property
     def step(self) -> int:
@@ -111,7 +118,7 @@ class StageModule(L.LightningModule):
         if isinstance(sampler, PlanSampler) and sampler.rank != self.global_rank:
             raise ValueError(
                 f"process {self.global_rank} would train on the batches of process {sampler.rank}: processes must "
-                "start before the run; use trainer.strategy=ddp_find_unused_parameters_true or torchrun"
+                "start before the run; use trainer=ddp, trainer=sharded, torchrun or srun"
             )
         if self.start is not None:
             self.trainer.precision_plugin.load_state_dict(self.start.precision)
@@ -123,7 +130,7 @@ class StageModule(L.LightningModule):
         output = self.objective(self.model, batch)
         self.meter.add(batch, output)
         # The loss is this micro-batch's share of the global batch's mean. Lightning divides by the accumulation and
-        # DDP averages over ranks, where both have to be summed.
+        # DDP and sharding average over ranks, where both have to be summed.
         return output.loss * accumulation * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
@@ -135,7 +142,7 @@ class StageModule(L.LightningModule):
         ]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], config.lr, config.betas)
         if self.start is not None:
-            optimizer.load_state_dict(self.start.optimizer)
+            load_optimizer_state(optimizer, self.start.optimizer)
         offset, factor = (self.start.step if self.start else 0), schedule(config, self.stage.num_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step + offset))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -126,6 +126,12 @@ class Features:
         """[batch, time] bool, true where a step is real."""
         return torch.arange(self.values.shape[1], device=self.values.device) < self.lengths[:, None]
 
+    def attended(self) -> Features:
+        """The same with every row as long as the longest, zeros behind the shorter ones counted as real."""
+        mask = self.mask().view(*self.values.shape[:2], *[1] * (self.values.ndim - 2))
+        longest = self.lengths.max().expand(len(self.lengths))
+        return Features(self.values.masked_fill(~mask, 0.0), longest)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
         return Features(self.values.to(device, dtype), self.lengths.to(device))
 

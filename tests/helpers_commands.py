@@ -18,12 +18,18 @@ from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import PrepareConfig
 from omni_avsr.config import from_mapping
 from omni_avsr.evaluation import EvaluateConfig
+from omni_avsr.published.facts import ImportConfig
 from omni_avsr.run import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-CONFIGS: Mapping[str, type] = {"prepare": PrepareConfig, "train": RunConfig, "evaluate": EvaluateConfig}
+CONFIGS: Mapping[str, type] = {
+    "prepare": PrepareConfig,
+    "train": RunConfig,
+    "evaluate": EvaluateConfig,
+    "import-checkpoint": ImportConfig,
+}
 PARSERS: Mapping[str, ArgumentParser] = {
     "transcribe": transcribe.parser(),
     "demo": demo.parser(),
@@ -50,11 +56,15 @@ def settings_of(command: str) -> Any:
         # Every job of a sweep is checked; the first one's settings stand for all.
         swept = OverridesParser.create().parse_overrides([argument for argument in arguments if argument != "-m"])
         jobs = [job for batch in BasicSweeper.split_arguments(swept, max_batch_size=None) for job in batch]
-        settings = [from_mapping(CONFIGS[name], composed(name, job), name) for job in jobs]
+        settings = [from_mapping(CONFIGS[name], composed(_config_name(name), job), name) for job in jobs]
         return settings[0]
     if name in CONFIGS:
-        return from_mapping(CONFIGS[name], composed(name, arguments), name)
+        return from_mapping(CONFIGS[name], composed(_config_name(name), arguments), name)
     return PARSERS[name].parse_args(arguments)
+
+
+def _config_name(command: str) -> str:
+    return command.replace("-", "_")
 
 
 def blocks(text: str, language: str) -> list[str]:

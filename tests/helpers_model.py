@@ -10,7 +10,7 @@ import torch
 from helpers_llm import save_tiny_llm
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor, WhisperConfig, WhisperModel
 
 from omni_avsr.build import build_model
 from omni_avsr.config import ModelConfig, from_mapping
@@ -21,6 +21,7 @@ from omni_avsr.run import RunConfig
 from omni_avsr.types import Batch, Clip, Features, Modality, Task, Word
 
 AUDIO_ENCODERS = ("whisper_full", "whisper_trimmed", "compact_audio")
+SELF_SUPERVISED = ("wav2vec2", "hubert", "wavlm")
 RATES = {"audio_rates": [2, 5], "video_rates": [1, 3]}
 FRAMES = (9, 4, 7)
 """Video frames of the clips of ``tiny_batch``, so that every batch has padding, at either rate."""
@@ -51,8 +52,39 @@ def save_tiny_whisper(folder: Path, num_layers: int = 1) -> Path:
     return folder
 
 
+def tiny_self_supervised(kind: str, **settings: Any) -> PreTrainedModel:
+    """A random model of width 16 with the front end of the released ones, in eval mode.
+
+    Its weights are larger than transformers would start them, so that every part shows in the features.
+    """
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "conv_dim": [8] * 7,
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "vocab_size": 20,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(AutoConfig.for_model(kind, **(sizes | settings)))
+        for parameter in model.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def save_tiny_self_supervised(folder: Path, kind: str, normalize: bool = True, **settings: Any) -> PreTrainedModel:
+    """Save ``tiny_self_supervised`` as transformers does, with its preprocessor_config.json."""
+    model = tiny_self_supervised(kind, **settings)
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(folder)
+    return model
+
+
 def model_values(folder: Path, audio: str = "compact_audio", family: str = "llama", **changes: Any) -> dict[str, Any]:
-    """Settings of a tiny model, as a config file would hold them; its LLM and Whisper are saved under ``folder``."""
+    """Settings of a tiny model, as a config file would hold them; what it is built upon is saved under ``folder``."""
     llm, whisper = folder / f"llm-{family}", folder / "whisper"
     if not llm.is_dir():
         save_tiny_llm(llm, family)
@@ -62,6 +94,10 @@ def model_values(folder: Path, audio: str = "compact_audio", family: str = "llam
         if not whisper.is_dir():
             save_tiny_whisper(whisper)
         audio_encoder = {"kind": "whisper", "weights": str(whisper), "context": audio.removeprefix("whisper_")}
+    elif audio in SELF_SUPERVISED:
+        if not (folder / audio).is_dir():
+            save_tiny_self_supervised(folder / audio, audio)
+        audio_encoder = {"kind": audio, "weights": str(folder / audio)}
     values: dict[str, Any] = {
         "llm": {"weights": str(llm)},
         "audio_encoder": audio_encoder,

@@ -11,6 +11,7 @@ from omni_avsr.config import (
     CompressionConfig,
     LLMConfig,
     ModelConfig,
+    SelfSupervisedConfig,
     WhisperConfig,
     from_mapping,
     to_mapping,
@@ -65,10 +66,11 @@ def test_all_errors_are_told_at_once() -> None:
     ("audio", "video"),
     [
         (WhisperConfig(weights="whisper", context="full", ctc=True), None),
+        (SelfSupervisedConfig(weights="wavlm", kind="wavlm", ctc=True, sha256="ab"), None),
         (CompactAudioConfig(dim=8, num_heads=2), CompactVideoConfig(channels=(4, 8), image_size=16)),
         (None, CompactVideoConfig(dropout=0.25)),
     ],
-    ids=["whisper", "compact", "video"],
+    ids=["whisper", "wavlm", "compact", "video"],
 )
 def test_round_trip_through_json(audio: Any, video: Any) -> None:
     config = ModelConfig(

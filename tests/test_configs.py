@@ -66,10 +66,15 @@ def test_every_data_config_composes_into_an_evaluation(name: str) -> None:
 
 
 def test_every_config_file_is_composed_by_a_test() -> None:
-    """``corpus`` and ``prepare`` have their own tests."""
+    """``corpus``, ``prepare``, ``import_checkpoint`` and ``hydra``, the launcher for SLURM, have their own tests."""
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
-    assert groups == {"model", "data", "stages", "trainer", "experiment", "corpus"}
-    assert {path.stem for path in config_folder().glob("*.yaml")} == {"train", "evaluate", "prepare"}
+    assert groups == {"model", "data", "stages", "trainer", "experiment", "corpus", "hydra"}
+    assert {path.stem for path in config_folder().glob("*.yaml")} == {
+        "train",
+        "evaluate",
+        "prepare",
+        "import_checkpoint",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from helpers_model import tiny_batch, tiny_model
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.conflict import with_conflicts
 from omni_avsr.objectives.recognition import RecognitionObjective
-from omni_avsr.stages import ConflictConfig
+from omni_avsr.stages import ConflictConfig, RecognitionObjectiveConfig
 from omni_avsr.types import Clip, Features, Task
 
 LENGTHS = (9, 4, 7, 9)
@@ -68,8 +68,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OmniAVSR:
 
 def test_only_avsr_sees_conflicts_and_only_in_training(model: OmniAVSR) -> None:
     weights = dict.fromkeys(Task, 1.0)
-    plain = RecognitionObjective(weights, 3, 8)
-    conflicting = RecognitionObjective(weights, 3, 8, ConflictConfig(share=1.0, seconds=0.2))
+    plain = RecognitionObjective(RecognitionObjectiveConfig(task_weights=weights), 3, 8)
+    conflicting = RecognitionObjective(
+        RecognitionObjectiveConfig(task_weights=weights, conflict=ConflictConfig(share=1.0, seconds=0.2)), 3, 8
+    )
     batch = replace(tiny_batch(), step=2)
     expected, found = plain(model, batch).figures, conflicting(model, batch).figures
     for task in (Task.ASR, Task.VSR):
@@ -87,8 +89,14 @@ def test_each_row_has_its_own_share() -> None:
 
 def test_clips_in_loud_noise_have_no_conflict(model: OmniAVSR) -> None:
     weights = dict.fromkeys(Task, 1.0)
-    plain = RecognitionObjective(weights, 3, 8)
-    conflicting = RecognitionObjective(weights, 3, 8, ConflictConfig(share=1.0, seconds=0.2, min_snr_db=5.0))
+    plain = RecognitionObjective(RecognitionObjectiveConfig(task_weights=weights), 3, 8)
+    conflicting = RecognitionObjective(
+        RecognitionObjectiveConfig(
+            task_weights=weights, conflict=ConflictConfig(share=1.0, seconds=0.2, min_snr_db=5.0)
+        ),
+        3,
+        8,
+    )
     batch = replace(tiny_batch(), step=2)
     expected = float(plain(model, batch).figures["avsr_loss"])
     assert float(conflicting(model, replace(batch, snr_db=(4.0, -5.0, 0.0))).figures["avsr_loss"]) == expected

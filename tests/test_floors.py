@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "files", "provenance", "weights"),
+    ("types", "config", "files", "pickles", "provenance", "weights"),
     ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
-    ("sequence", "adapters", "llm"),
-    ("model", "build", "stages", "model_card"),
-    ("objectives", "checkpoint", "hub", "resume", "start", "decode", "recording", "pieces"),
+    ("sequence", "adapters", "llm", "vocabulary", "beams"),
+    ("model", "build", "shapes", "stages", "model_card"),
+    ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     (
         "training",
         "callbacks",
@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "conditions",
         "transcribe",
         "web",
+        "published",
     ),
     ("cli", "__init__"),
 )

@@ -12,7 +12,7 @@ from omni_avsr.adapters import ROUTES
 from omni_avsr.config import PUBLISHED_TASK_WEIGHTS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.recognition import RecognitionObjective
-from omni_avsr.stages import freeze_all_but, set_modes
+from omni_avsr.stages import RecognitionObjectiveConfig, freeze_all_but, set_modes
 from omni_avsr.types import Batch, Features, Modality, Rates, StepOutput, Task
 
 STRATEGIES = tuple(ROUTES)
@@ -189,7 +189,7 @@ def test_a_step_runs_the_llm_once_per_task_and_each_encoder_once(folder: Path) -
     llm, head = calls_of(model.llm.get_decoder()), calls_of(model.llm.get_output_embeddings())
     encoders = [calls_of(encoder) for encoder in model.encoders.values()]
     batch = tiny_batch()
-    RecognitionObjective(PUBLISHED_TASK_WEIGHTS, 0, 6)(model, batch)
+    RecognitionObjective(RecognitionObjectiveConfig(), 0, 6)(model, batch)
     assert len(llm) == 3
     assert [len(calls) for calls in encoders] == [1, 1]
     # Logits are made where a label stands and nowhere else.

@@ -22,7 +22,7 @@ from omni_avsr.objectives.frame_targets import (
     per_frame,
 )
 from omni_avsr.objectives.recognition import RecognitionObjective
-from omni_avsr.stages import CTCObjectiveConfig
+from omni_avsr.stages import CTCObjectiveConfig, RecognitionObjectiveConfig
 from omni_avsr.types import IGNORE_INDEX, Batch, Features, Modality, Rates, Task, Word
 
 WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}
@@ -51,7 +51,7 @@ def frame_targets(dim: int = 16) -> WordFrameTargets:
 
 def objectives() -> Mapping[str, Objective]:
     return {
-        "recognition": RecognitionObjective(WEIGHTS, 3, 8),
+        "recognition": RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 8),
         "audio_ctc": CTCObjective(Modality.AUDIO),
         "video_ctc_with_words": CTCObjective(Modality.VIDEO, {"words": frame_targets()}, {"words": 0.5}),
     }
@@ -64,7 +64,7 @@ def with_totals(objective: Objective, model: nn.Module, batch: Batch) -> Batch:
 
 
 def test_the_loss_is_the_weighted_sum_of_the_task_losses_over_their_number(model: OmniAVSR, batch: Batch) -> None:
-    output = RecognitionObjective(WEIGHTS, 3, 8)(model, batch)
+    output = RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 8)(model, batch)
     asr, vsr, avsr = (float(output.figures[f"{task}_loss"]) for task in Task)
     assert len({asr, vsr, avsr}) == 3
     assert output.loss.item() == pytest.approx((asr + 1.5 * vsr + avsr) / 3, rel=1e-6)
@@ -72,7 +72,7 @@ def test_the_loss_is_the_weighted_sum_of_the_task_losses_over_their_number(model
 
 
 def test_a_task_loss_is_the_mean_over_label_tokens_not_over_clips(model: OmniAVSR, batch: Batch) -> None:
-    output = RecognitionObjective(WEIGHTS, 3, 8)(model, batch)
+    output = RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 8)(model, batch)
     rates = draw_rates(model.config.compression, 3, batch.step)
     counts = [len(text) + 1 for text in TEXTS]
     assert len(set(counts)) == 3
@@ -177,7 +177,9 @@ def test_rates_are_drawn_from_the_seed_and_the_step(
         torch.manual_seed(state)
         seen.clear()
         for step in range(12):
-            RecognitionObjective(WEIGHTS, seed, 8)(model, replace(batch, step=step))
+            RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), seed, 8)(
+                model, replace(batch, step=step)
+            )
         return list(seen)
 
     first = rates_of(seed=1, state=0)
@@ -188,7 +190,7 @@ def test_rates_are_drawn_from_the_seed_and_the_step(
 
 
 def output_of(model: OmniAVSR, batch: Batch) -> ObjectiveOutput:
-    return RecognitionObjective(WEIGHTS, 3, 8)(model, batch)
+    return RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 8)(model, batch)
 
 
 def test_a_batch_without_video_trains_asr_alone_and_keeps_its_share(model: OmniAVSR, batch: Batch) -> None:
@@ -211,7 +213,7 @@ def test_the_planner_counts_the_tokens_that_are_scored(model: OmniAVSR, batch: B
     hook = head.register_forward_pre_hook(lambda _, arguments: scored.append(arguments[0].shape[:-1].numel()))
     output_of(model, batch)
     hook.remove()
-    objective = RecognitionObjective(WEIGHTS, 3, 8)
+    objective = RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 8)
     assert scored == 3 * [sum(objective.num_label_tokens(model, text) for text in TEXTS)]
 
 
@@ -222,7 +224,7 @@ def test_an_encoder_without_a_ctc_head_is_an_error(tmp_path: Path, batch: Batch)
 
 
 def test_validation_reads_every_supported_task_at_its_lowest_and_highest_rates(model: OmniAVSR, batch: Batch) -> None:
-    objective = RecognitionObjective(WEIGHTS, 3, 4)
+    objective = RecognitionObjective(RecognitionObjectiveConfig(task_weights=WEIGHTS), 3, 4)
     found = objective.transcribe(model, batch)
     assert list(found) == ["asr_1", "asr_3", "vsr_1", "vsr_2", "avsr_1_1", "avsr_3_2"]
     assert found["avsr_3_2"] == model.generate(model.encode(batch.inputs), Task.AVSR, Rates(3, 2), max_new_tokens=4)

@@ -67,6 +67,12 @@ def test_an_empty_split_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     refused(values, "split 'validation' is empty in .*no_validation.jsonl", monkeypatch)
 
 
+def test_validation_reads_the_split_that_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["data"]["validation_split"] = "elsewhere"
+    refused(values, "split 'elsewhere' is empty", monkeypatch)
+
+
 def test_a_transcript_over_the_limit_is_named_before_the_first_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +141,21 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
     refused(values, r"'llm\.\*lorry_\*' matches no parameter to train", monkeypatch)
 
 
+def test_a_drifting_module_that_is_none_is_refused_before_the_first_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["stages"]["joint"] |= {"drifting": ["encoders.vidoe"], "feature_variants": 0}
+    refused(values, r"'encoders\.vidoe' matches no module to leave in training mode", monkeypatch)
+
+
+def test_features_that_depend_on_their_batch_are_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = run_values(folder, folder / "bad", all_stages())
+    values["model"]["padding"] = "attended"
+    values["stages"]["joint"]["feature_variants"] = 1
+    refused(values, "feature_variants stores each clip's own encoder outputs, but with padding attended", monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -143,6 +164,8 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
         ({"trainer": {"gpus": 2}}, "trainer has gpus, which lightning.Trainer does not take"),
         ({"trainer": {"max_epochs": 2}}, "trainer has max_epochs, which follows from the stage's settings"),
         ({"trainer": {"precision": "bf16-true"}}, "trainer.precision is bf16-true; choose 32-true, bf16-mixed"),
+        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy is fsdp, .*; use trainer=fsdp or trainer=sharded"),
+        ({"trainer": {"strategy": "sharded", "precision": "16-mixed"}}, "16-mixed, which .* sharded cannot have"),
         ({"stages": {"Joint Stage": stage_values("joint", 2)}}, r"^train\.stages\.Joint Stage: .*pattern"),
     ],
 )
@@ -157,6 +180,28 @@ def test_clips_without_what_a_stage_reads_are_left_to_the_other_stages(folder: P
     # Over an epoch of six batches: what has no video would stop the first stage.
     run(from_mapping(RunConfig, values, "train"))
     assert set(stage_tensors(folder / "audio_only")) == {"0-video_ctc", "1-joint"}
+
+
+def test_clips_that_run_different_layers_are_refused_when_sharded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes with unlike batches would wait for each other; an encoder's stage reads the same of all its clips."""
+    values = with_line(folder, "unlike", video=None, frames=None)
+    values["trainer"]["strategy"] = "sharded"
+    refused(values, "stage projector trains on clips with audio and audio.video, .* or use trainer=ddp", monkeypatch)
+
+
+@pytest.mark.parametrize("place", ["first", "later"])
+def test_layers_that_are_left_out_at_random_are_refused_when_sharded(
+    place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = run_values(folder, folder / "drop", all_stages())
+    values["trainer"]["strategy"] = "sharded"
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "channels": [8, 8, 8, 8]}
+    values["model"]["video_encoder"] = {"kind": "avhubert", "ctc": True, **sizes}
+    if place == "later":
+        values["stages"] = {kind: values["stages"][kind] for kind in ("audio_ctc", "video_ctc")}
+    refused(values, r"stage video_ctc trains an encoder .* set model\.video_encoder\.layer_drop=0", monkeypatch)
 
 
 def test_a_stage_for_which_no_clip_has_what_it_reads_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

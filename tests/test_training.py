@@ -22,7 +22,7 @@ from omni_avsr.objectives.frame_targets import WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
 from omni_avsr.resume import ResumePoint
 from omni_avsr.stage_data import plan_loader
-from omni_avsr.stages import OptimizerConfig, StageConfig, freeze_all_but
+from omni_avsr.stages import OptimizerConfig, RecognitionObjectiveConfig, StageConfig, freeze_all_but
 from omni_avsr.training import StageModule, schedule
 from omni_avsr.types import Batch, Modality, Task
 
@@ -94,7 +94,7 @@ def stage_of(kind: str, num_steps: int, accumulation: int = 1, **changes: Any) -
 
 
 def recognition() -> RecognitionObjective:
-    return RecognitionObjective({Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}, 3, 4)
+    return RecognitionObjective(RecognitionObjectiveConfig(), 3, 4)
 
 
 def copy_of(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from omni_avsr.weights import cache_folder, resolve
+from omni_avsr.weights import cache_folder, is_hub_id, resolve
 
 
 @pytest.fixture
@@ -38,6 +38,11 @@ def test_a_local_folder_and_a_local_file_are_themselves(tmp_path: Path) -> None:
     assert resolve(str(tmp_path)).path == tmp_path
     assert resolve(str(file)).path == file
     assert resolve(str(file)).reference == str(file)
+
+
+def test_names_of_files_are_no_hub_ids() -> None:
+    names = ["owner/model", "model-1.5B", "large_vox_iter5.pt", "owner/model.gguf", "./model", "pip:a/b", "~/model"]
+    assert [name for name in names if is_hub_id(name)] == ["owner/model", "model-1.5B"]
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

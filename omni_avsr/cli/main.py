@@ -8,6 +8,7 @@ from importlib import import_module
 EXTRAS = {
     "train": "train",
     "evaluate": "train",
+    "import-checkpoint": "train",
     "prepare": "prepare",
     "merge": "prepare",
     "splice": "prepare",
@@ -20,6 +21,7 @@ EXTRAS = {
 COMMANDS = {
     "train": "train the stages of an experiment (Hydra key=value)",
     "evaluate": "score a checkpoint on all tasks and rates (Hydra key=value)",
+    "import-checkpoint": "make a checkpoint of this project from one of Omni-AVSR's authors (Hydra key=value)",
     "prepare": "turn a corpus into mouth crops, audio and a manifest (Hydra key=value)",
     "merge": "make one manifest of the shards of a preparation",
     "transcribe": "write down what is said in audio and video files",
@@ -33,7 +35,8 @@ def main() -> None:
     """Run ``omni-avsr COMMAND ...``; exits with 2 when there is no such command."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command not in COMMANDS:
-        lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
         text = "usage: omni-avsr COMMAND ...\n\n" + "\n".join(lines) + "\n"
         wanted = command in ("-h", "--help")
         (sys.stdout if wanted else sys.stderr).write(text)
@@ -41,7 +44,7 @@ def main() -> None:
     sys.argv = [f"omni-avsr {command}", *sys.argv[2:]]
     try:
         # Some libraries are imported only when the command runs.
-        import_module(f"omni_avsr.cli.{command}").main()
+        import_module(f"omni_avsr.cli.{command.replace('-', '_')}").main()
     except ModuleNotFoundError as error:
         extra = EXTRAS[command]
         sys.exit(f"omni-avsr {command}: {error}; run pip install 'omni-avsr[{extra}]', which brings what it needs")

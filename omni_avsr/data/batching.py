@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass as settings
@@ -18,11 +19,16 @@ POOL_BATCHES = 32
 
 @settings(frozen=True, config=STRICT)
 class BatchingConfig:
-    """A batch holds at most ``max_clips`` clips and ``max_frames`` padded video frames (40 ms each, audio alike)."""
+    """A batch holds at most ``max_clips`` clips and ``max_frames`` padded video frames (40 ms each, audio alike).
+
+    ``composition`` drawn puts other clips together in each epoch; fixed, as published (Omni-AVSR 1.8 E9), the same
+    ones, in another order of batches.
+    """
 
     max_clips: Positive = 16
     max_frames: Positive = 1500
     accumulation: Positive = 1
+    composition: Literal["drawn", "fixed"] = "drawn"
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class BatchPlan:
 def plan_epoch(sizes: Sequence[ClipSize], config: BatchingConfig, seed: int, epoch: int) -> list[tuple[int, ...]]:
     """The epoch's batches: every clip once, similar lengths together, all of a batch with the same modalities."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    order = torch.randperm(len(sizes), generator=generator).tolist()
+    composer = generator if config.composition == "drawn" else torch.Generator().manual_seed(seed % 2**63)
+    order = torch.randperm(len(sizes), generator=composer).tolist()
     pool = POOL_BATCHES * config.max_clips
     batches: list[tuple[int, ...]] = []
     for modalities in sorted({size.modalities for size in sizes}):

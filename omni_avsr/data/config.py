@@ -39,7 +39,9 @@ class DataConfig:
     manifests: clips to train on and to validate with, by their splits.
     cache: where decoded clips are kept.
     noise, test_noise: what is mixed into training and into test clips: any audio file, or a noise manifest (.jsonl), of
-        which training takes the split "train" and a test its own. Training on test noise is refused.
+        which training takes the split "train" and a test its own. Training on test noise is refused but where
+        ``shared_noise`` says that both are the same, as published (Omni-AVSR 1.8 D4).
+    validation_split: of the manifests; the published recipes validate on "test".
     snr_over: where the ratio of speech and noise is measured, as ``NoiseSource`` has it.
     """
 
@@ -50,7 +52,9 @@ class DataConfig:
     noise: Path | None = None
     test_sets: dict[str, TestSet] = field(default_factory=dict)
     test_noise: Path | None = None
+    shared_noise: bool = False
     snr_over: SnrOver = "speech"
+    validation_split: str = "validation"
     num_workers: Annotated[int, Field(ge=0)] = 0
     max_validation_clips: Positive = 400
 
@@ -76,7 +80,7 @@ class DataConfig:
         if self.noise is None:
             return None
         recordings = open_noise(self.noise, ("train",))
-        if self.test_noise is not None:
+        if self.test_noise is not None and not self.shared_noise:
             check_noise_apart(recordings, open_noise(self.test_noise, ("validation", "test")))
         return NoiseSource(recordings, self.snr_over)
 
@@ -90,7 +94,7 @@ class DataConfig:
         if self.test_noise is None:
             raise ValueError("no noise is named to test in (data.test_noise=...)")
         recordings = open_noise(self.test_noise, (self.test_sets[name].noise_split,))
-        if self.noise is not None and self.noise.is_file():
+        if self.noise is not None and self.noise.is_file() and not self.shared_noise:
             check_noise_apart(open_noise(self.noise, ("train",)), recordings)
         return NoiseSource(recordings, self.snr_over)
 

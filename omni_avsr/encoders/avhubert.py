@@ -6,13 +6,13 @@ The model was pretrained on sound and pictures; without sound, the sound's half 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from omni_avsr.config import AVHubertConfig
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.types import Features
 
@@ -21,21 +21,6 @@ STEM_FRAMES = 5
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
 BLOCKS_PER_STAGE = 2
-
-
-@dataclass(frozen=True)
-class AVHubertShape:
-    """The sizes of a model. channels: of the ResNet's four stages."""
-
-    dim: int
-    num_layers: int
-    num_heads: int
-    ffn_dim: int
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-
-
-BASE = AVHubertShape(dim=768, num_layers=12, num_heads=12, ffn_dim=3072)
-LARGE = AVHubertShape(dim=1024, num_layers=24, num_heads=16, ffn_dim=4096)
 
 
 class AVHubertEncoder(nn.Module):
@@ -48,21 +33,21 @@ class AVHubertEncoder(nn.Module):
     frame_rate = float(VIDEO_FPS)
     max_seconds = math.inf
 
-    def __init__(self, shape: AVHubertShape, dropout: float = 0.1) -> None:
+    def __init__(self, config: AVHubertConfig) -> None:
+        """Random weights, without LoRA; ``avhubert_weights`` reads published ones."""
         super().__init__()
-        self.shape = shape
-        self.output_dim = shape.dim
-        self.resnet = ResNet(shape.channels)
-        self.project = nn.Linear(shape.channels[-1], shape.dim)
-        self.fusion_norm = nn.LayerNorm(2 * shape.dim)
-        self.fuse = nn.Linear(2 * shape.dim, shape.dim)
+        dim = self.output_dim = config.dim
+        self.resnet = ResNet(config.channels)
+        self.project = nn.Linear(config.channels[-1], dim)
+        self.fusion_norm = nn.LayerNorm(2 * dim)
+        self.fuse = nn.Linear(2 * dim, dim)
         self.position = weight_norm(
-            nn.Conv1d(shape.dim, shape.dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS),
-            dim=2,
+            nn.Conv1d(dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS), dim=2
         )
-        self.layers = nn.ModuleList(Layer(shape, dropout) for _ in range(shape.num_layers))
-        self.norm = nn.LayerNorm(shape.dim)
-        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layer_drop = config.layer_drop
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, inputs: Features) -> Features:
         """[B, T, height, width] grey mouth crops of 88 x 88 at 25 fps, normalised -> [B, T, dim]."""
@@ -79,7 +64,8 @@ class AVHubertEncoder(nn.Module):
         x = self.dropout(x + position)
         attended = mask[:, None, None, :]
         for layer in self.layers:
-            x = layer(x, attended)
+            if not self.training or float(torch.rand(())) >= self.layer_drop:
+                x = layer(x, attended)
         return Features(self.norm(x).masked_fill(~mask[..., None], 0.0), inputs.lengths)
 
 
@@ -139,18 +125,19 @@ class BasicBlock(nn.Module):
 class Layer(nn.Module):
     """A transformer layer that normalises first."""
 
-    def __init__(self, shape: AVHubertShape, dropout: float) -> None:
+    def __init__(self, config: AVHubertConfig) -> None:
         super().__init__()
-        self.num_heads = shape.num_heads
-        self.attention_norm = nn.LayerNorm(shape.dim)
-        self.q_proj = nn.Linear(shape.dim, shape.dim)
-        self.k_proj = nn.Linear(shape.dim, shape.dim)
-        self.v_proj = nn.Linear(shape.dim, shape.dim)
-        self.out_proj = nn.Linear(shape.dim, shape.dim)
-        self.ffn_norm = nn.LayerNorm(shape.dim)
-        self.fc1 = nn.Linear(shape.dim, shape.ffn_dim)
-        self.fc2 = nn.Linear(shape.ffn_dim, shape.dim)
-        self.dropout = nn.Dropout(dropout)
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, config.ffn_dim)
+        self.fc2 = nn.Linear(config.ffn_dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """[B, T, D], and which positions may be attended, [B, 1, 1, T] bool -> [B, T, D]."""

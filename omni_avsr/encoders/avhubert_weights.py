@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omni_avsr.encoders.avhubert import BASE, BLOCKS_PER_STAGE, LARGE, AVHubertEncoder, AVHubertShape
-
-FOREIGN_PACKAGES = frozenset({"argparse", "collections", "enum", "fairseq", "omegaconf", "typing"})
-"""Whose classes the pickles of fairseq name, for settings that nothing here reads."""
+from omni_avsr.config import AVHubertConfig
+from omni_avsr.encoders.avhubert import BLOCKS_PER_STAGE, AVHubertEncoder
+from omni_avsr.pickles import load_with_stubs
 
 _UNUSED = re.compile(r"mask_emb|label_embs_concat|final_proj\..*|feature_extractor_audio\..*")
 """What only pretraining and the sound need."""
@@ -36,28 +35,27 @@ _RENAMED = (
 _BLOCK = re.compile(rf"{re.escape(_RESNET)}trunk\.layer(\d+)\.(\d+)\.(.*)")
 
 
-def load_avhubert(path: Path, num_heads: int | None = None, dtype: torch.dtype = torch.float32) -> AVHubertEncoder:
-    """The encoder in a checkpoint such as large_vox_iter5.pt, in eval mode; arguments as ``from_official``.
+def load_avhubert(path: Path, config: AVHubertConfig, dtype: torch.dtype = torch.float32) -> AVHubertEncoder:
+    """The encoder in a checkpoint such as large_vox_iter5.pt, without LoRA, in eval mode.
 
     Raises:
-        ValueError: the file is no such checkpoint, or has names or shapes that the model does not.
+        ValueError: the file is no such checkpoint, or has names, shapes or sizes that ``config`` does not.
     """
-    return from_official(read_checkpoint(path), str(path), num_heads, dtype)
+    return from_official(read_checkpoint(path), str(path), config, dtype)
 
 
 def from_official(
-    state: Mapping[str, Tensor], source: str, num_heads: int | None = None, dtype: torch.dtype = torch.float32
+    state: Mapping[str, Tensor], source: str, config: AVHubertConfig, dtype: torch.dtype = torch.float32
 ) -> AVHubertEncoder:
-    """The encoder from a state dict under fairseq's names; its sizes are told by the tensors.
-
-    num_heads: which no tensor tells; None takes that of Base or Large.
+    """The encoder from a state dict under fairseq's names.
 
     Raises:
         ValueError: naming ``source`` and every name that is missing, left over, or of another shape.
     """
     renamed = rename(state)
+    _check_sizes(renamed, source, config)
     with torch.device("meta"):
-        encoder = AVHubertEncoder(shape_of(renamed, source, num_heads))
+        encoder = AVHubertEncoder(config)
     expected = {name: value.shape for name, value in encoder.state_dict().items()}
     wrong = [
         *(f"no {name}" for name in sorted(expected.keys() - renamed.keys())),
@@ -86,19 +84,29 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def shape_of(renamed: Mapping[str, Tensor], source: str, num_heads: int | None = None) -> AVHubertShape:
-    """The sizes of the model whose tensors these are. ValueError if a tensor is missing, or the heads are not known."""
+def sizes_of(renamed: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """The sizes of the model whose tensors these are, as ``AVHubertConfig`` names them; no tensor tells the heads.
+
+    Raises:
+        ValueError: a tensor that tells a size is missing.
+    """
     try:
-        dim, ffn_dim = renamed["norm.weight"].shape[0], renamed["layers.0.fc1.weight"].shape[0]
         stages = [f"resnet.blocks.{BLOCKS_PER_STAGE * stage}.conv1.weight" for stage in range(4)]
-        channels = tuple(renamed[name].shape[0] for name in stages)
+        return {
+            "dim": renamed["norm.weight"].shape[0],
+            "num_layers": len({name.split(".")[1] for name in renamed if name.startswith("layers.")}),
+            "ffn_dim": renamed["layers.0.fc1.weight"].shape[0],
+            "channels": tuple(renamed[name].shape[0] for name in stages),
+        }
     except KeyError as error:
         raise ValueError(f"{source} holds no AV-HuBERT: no {error.args[0]}") from error
-    layers = {int(name.split(".")[1]) for name in renamed if name.startswith("layers.")}
-    num_heads = num_heads or {shape.dim: shape.num_heads for shape in (BASE, LARGE)}.get(dim)
-    if num_heads is None:
-        raise ValueError(f"{source} is neither Base nor Large but {dim} wide; its number of heads has to be given")
-    return AVHubertShape(dim, len(layers), num_heads, ffn_dim, channels)
+
+
+def _check_sizes(renamed: Mapping[str, Tensor], source: str, config: AVHubertConfig) -> None:
+    wanted = asdict(config)
+    wrong = [f"{n} {size} for {wanted[n]}" for n, size in sizes_of(renamed, source).items() if size != wanted[n]]
+    if wrong:
+        raise ValueError(f"{source} holds an AV-HuBERT of other sizes than the settings say: {', '.join(wrong)}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -107,30 +115,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file cannot be read so, or asks for classes of other packages.
     """
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint of PyTorch: {error}") from error
-    if foreign := sorted(name for name in named if name.split(".")[0] not in FOREIGN_PACKAGES):
-        raise ValueError(f"{path} asks for {', '.join(foreign)}, which no checkpoint of fairseq needs")
-    stubs: list[Any] = [(type("Stub", (_Stub,), {}), name) for name in named]
-    try:
-        with torch.serialization.safe_globals(stubs):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint that can be read safely: {error}") from error
+    checkpoint = load_with_stubs(path)
     state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is no checkpoint of fairseq: there is no state dict under 'model'")
     return state
-
-
-class _Stub:
-    """Stands for an object of a class that is not here."""
-
-    def __init__(self, *args: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
 
 
 def _new_name(name: str) -> str:

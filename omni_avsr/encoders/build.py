@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
-from omni_avsr.config import CompactAudioConfig, CompactVideoConfig, WhisperConfig
+from omni_avsr.config import (
+    AnyEncoderConfig,
+    AVHubertConfig,
+    CompactAudioConfig,
+    CompactVideoConfig,
+    PretrainedEncoderConfig,
+    SelfSupervisedConfig,
+    WhisperConfig,
+)
+from omni_avsr.encoders.avhubert import AVHubertEncoder
+from omni_avsr.encoders.avhubert_weights import load_avhubert
 from omni_avsr.encoders.base import Encoder
 from omni_avsr.encoders.compact_audio import CompactAudioEncoder
 from omni_avsr.encoders.compact_video import CompactVideoEncoder
 from omni_avsr.encoders.ctc import CTCHead
+from omni_avsr.encoders.lora import add_lora
+from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.types import Features
 from omni_avsr.weights import check_sha256, resolve
@@ -29,16 +43,28 @@ class SpeechEncoder(nn.Module):
         return self.encoder(inputs)
 
 
-def build_encoder(config: WhisperConfig | CompactAudioConfig | CompactVideoConfig) -> SpeechEncoder:
-    """Build the encoder that ``config`` describes; Whisper's weights are read, a compact encoder starts random."""
+def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
+    """Build the encoder that ``config`` describes; a base model's weights are read, all others start random."""
     encoder: Encoder
     match config:
         case WhisperConfig():
-            weights = resolve(config.weights)
-            check_sha256(weights, config.sha256)
-            encoder = WhisperEncoder.from_folder(weights.path, config.context)
+            encoder = WhisperEncoder.from_folder(_weights(config, config.weights), config.context, length=config.length)
+        case SelfSupervisedConfig():
+            encoder = SelfSupervisedEncoder.from_folder(_weights(config, config.weights), config.kind)
+        case AVHubertConfig(weights=None):
+            encoder = AVHubertEncoder(config)
+        case AVHubertConfig(weights=str(weights)):
+            encoder = load_avhubert(_weights(config, weights), config)
         case CompactAudioConfig():
             encoder = CompactAudioEncoder(config)
         case CompactVideoConfig():
             encoder = CompactVideoEncoder(config)
+    if isinstance(encoder, AVHubertEncoder) and isinstance(config, AVHubertConfig) and config.lora is not None:
+        add_lora(encoder, config.lora, ("q_proj", "v_proj"))
     return SpeechEncoder(encoder, config.ctc)
+
+
+def _weights(config: PretrainedEncoderConfig, reference: str) -> Path:
+    weights = resolve(reference)
+    check_sha256(weights, config.sha256)
+    return weights.path

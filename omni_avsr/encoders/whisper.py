@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TransformersWhisperEncoder
 
+from omni_avsr.encoders.stored import check_model_type, load_strictly, read_tensors
 from omni_avsr.features import HOP, MEL_FRAME_RATE, SAMPLE_RATE, log_mel_window, num_mel_frames
 from omni_avsr.types import Features
 
 Context = Literal["full", "trimmed"]
+Length = Literal["covering", "published"]
+
+_FEWEST_PUBLISHED = 25
+"""Features that the published code keeps of the shortest clip."""
 
 _CONV_STRIDE = 2
 _CONV_REACH = 2
@@ -35,7 +38,7 @@ class WhisperEncoder(nn.Module):
     not applied.
     """
 
-    def __init__(self, config: WhisperConfig, context: Context = "full") -> None:
+    def __init__(self, config: WhisperConfig, context: Context = "full", length: Length = "covering") -> None:
         """Random weights; ``from_folder`` gives trained ones.
 
         Raises:
@@ -44,7 +47,7 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         if context not in ("full", "trimmed"):
             raise ValueError(f'the context of Whisper is "full" or "trimmed", not "{context}"')
-        self.context = context
+        self.context, self.length = context, length
         self.encoder = TransformersWhisperEncoder(config)
         self.num_mels = config.num_mel_bins
         self.num_positions = config.max_source_positions
@@ -53,24 +56,32 @@ class WhisperEncoder(nn.Module):
         self.max_seconds = _CONV_STRIDE * self.num_positions * HOP / SAMPLE_RATE
 
     @classmethod
-    def from_folder(cls, folder: Path, context: Context = "full", dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+    def from_folder(
+        cls,
+        folder: Path,
+        context: Context = "full",
+        dtype: torch.dtype = torch.float32,
+        length: Length = "covering",
+    ) -> WhisperEncoder:
         """The encoder of a Whisper model saved in transformers' layout; the decoder's weights are not read.
 
         Args:
-            folder: holds config.json and safetensors.
+            folder: holds config.json and the weights.
             dtype: of the weights and the features; float32 also where the folder has float16.
 
         Raises:
-            ValueError: the folder has no Whisper config, no safetensors, or other weights than the config asks for.
+            ValueError: the folder has no Whisper config, no weights, or other weights than the config asks for.
         """
         config = read_whisper_config(folder)
         with torch.device("meta"):
-            encoder = cls(config, context)
+            encoder = cls(config, context, length)
         load_part(encoder.encoder, folder, "encoder.", dtype)
         return encoder.eval()
 
     def forward(self, inputs: Features) -> Features:
         """Encode waveforms [B, samples] at 16 kHz into Features [B, ceil(samples / 320), output_dim].
+
+        With length "published" a clip has floor(samples / 320) features, as float32 has it, and 25 if it is shorter.
 
         Raises:
             ValueError: a clip is empty or longer than the context (30 s in the released models).
@@ -78,6 +89,9 @@ class WhisperEncoder(nn.Module):
         self._check(inputs.lengths)
         mel_lengths = num_mel_frames(inputs.lengths)
         lengths = (mel_lengths + _CONV_STRIDE - 1) // _CONV_STRIDE
+        if self.length == "published":
+            # In float32, as there: of 1 to 1500 whole features, 66 come out one lower (on a CPU).
+            lengths = (inputs.lengths.float() / SAMPLE_RATE * self.frame_rate).long().clamp(min=_FEWEST_PUBLISHED)
         longest = int(lengths.max())
         max_mel_frames = _CONV_STRIDE * self.num_positions
 
@@ -129,12 +143,7 @@ def read_whisper_config(folder: Path) -> WhisperConfig:
     Raises:
         ValueError: there is none, or it is another model's.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a Whisper folder holds config.json and model.safetensors")
-    model_type = json.loads(path.read_text()).get("model_type")
-    if model_type != "whisper":
-        raise ValueError(f'{path} describes a "{model_type}" model, not a "whisper" one')
+    check_model_type(folder, "whisper")
     return WhisperConfig.from_pretrained(folder)
 
 
@@ -146,26 +155,8 @@ def load_part(module: nn.Module, folder: Path, part: str, dtype: torch.dtype) ->
         dtype: of the loaded weights.
 
     Raises:
-        ValueError: no safetensors in the folder, or names and shapes that differ from the module's.
+        ValueError: no weights in the folder, or names and shapes that differ from the module's.
     """
-    files = sorted({folder / name for name in _weight_files(folder)})
-    state: dict[str, Tensor] = {}
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            keys = [key for key in stored.keys() if key.removeprefix("model.").startswith(part)]  # noqa: SIM118
-            for key in keys:
-                state[key.removeprefix("model.").removeprefix(part)] = stored.get_tensor(key).to(dtype)
-    try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the {part.rstrip('.')} weights in {folder} do not fit its config.json: {error}") from error
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """One file, or the shards that an index names (how transformers saves large models)."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single.name]
-    if index.is_file():
-        return list(json.loads(index.read_text())["weight_map"].values())
-    raise ValueError(f"{folder} has neither {single.name} nor {index.name}")
+    stored = read_tensors(folder, (part, f"model.{part}"))
+    state = {name.removeprefix("model.").removeprefix(part): value for name, value in stored.items()}
+    load_strictly(module, state, f"the {part.rstrip('.')} weights in {folder}", dtype)

@@ -57,12 +57,12 @@ def build_objective(
             if not any(clip.words for clip in clips):
                 raise ValueError("embed_link needs word times, and no training clip has any; leave its stage out")
             return EmbedLinkObjective(weight, seed)
-        case RecognitionObjectiveConfig(task_weights=weights, conflict=conflict):
+        case RecognitionObjectiveConfig(task_weights=weights):
             if missing := [task for task in weights if task not in model_config.tasks]:
                 raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")
             assert isinstance(model, OmniAVSR)
             longest = max(len(model.text.encode(clip.text)) + 1 for clip in clips)
-            return RecognitionObjective(weights, seed, longest, conflict)
+            return RecognitionObjective(config, seed, longest)
 
 
 def _frame_targets(target: FrameTarget, model: nn.Module, modality: Modality, clips: Sequence[Clip]) -> nn.Module:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omni_avsr.encoders.avhubert import BASE, LARGE, AVHubertEncoder, AVHubertShape
+from omni_avsr.config import AVHubertConfig, LoRAConfig
+from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.encoders.avhubert_weights import from_official, load_avhubert, read_checkpoint, rename
+from omni_avsr.encoders.build import build_encoder
 from omni_avsr.types import Features
 
-TINY = AVHubertShape(dim=32, num_layers=2, num_heads=4, ffn_dim=64, channels=(8, 8, 16, 16))
+TINY = AVHubertConfig(dim=32, num_layers=2, num_heads=4, ffn_dim=64, channels=(8, 8, 16, 16))
+GOLDEN = replace(TINY, channels=(8, 16, 32, 64))
+BASE = AVHubertConfig(dim=768, num_layers=12, num_heads=12, ffn_dim=3072)
 SEED = 20251107
 
 
@@ -35,7 +40,7 @@ def features(encoder: AVHubertEncoder, *clips: Tensor) -> Tensor:
 
 
 def test_features_are_those_of_the_published_code(golden: dict[str, Tensor]) -> None:
-    encoder = from_official(official(golden), "golden", num_heads=4)
+    encoder = from_official(official(golden), "golden", GOLDEN)
     seen = features(encoder, golden["in.video"][:, 0])
     torch.testing.assert_close(seen, golden["out.features"], rtol=0, atol=1e-5)
 
@@ -52,8 +57,16 @@ def test_features_of_the_full_resnet_are_those_of_the_published_code(shared: Pat
         value = seeded.value(f"avhubert_full.{name}", shape, SEED)
         state[name] = torch.zeros(shape, dtype=torch.int64) if value is None else torch.from_numpy(value)
     stored = load_file(shared / "golden" / "golden_avhubert_full_resnet.safetensors")
-    encoder = from_official(state, "golden", facts["config"]["encoder_attention_heads"])
-    assert encoder.shape.channels == (64, 128, 256, 512)
+    sizes = {
+        name: facts["config"][f"encoder_{name}"] for name in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+    }
+    config = AVHubertConfig(
+        dim=sizes["embed_dim"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["attention_heads"],
+        ffn_dim=sizes["ffn_embed_dim"],
+    )
+    encoder = from_official(state, "golden", config)
     seen = features(encoder, stored["in.video"].float()[:, 0])
     torch.testing.assert_close(seen, stored["out.features"].float(), rtol=0, atol=1e-5)
 
@@ -79,8 +92,10 @@ def test_what_stands_behind_a_clip_changes_nothing() -> None:
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("size", "shape"), [("base", BASE), ("large", LARGE)])
-def test_the_names_of_the_real_checkpoints_map_without_remainder(shared: Path, size: str, shape: AVHubertShape) -> None:
+@pytest.mark.parametrize(("size", "shape"), [("base", BASE), ("large", AVHubertConfig())])
+def test_the_names_of_the_real_checkpoints_map_without_remainder(
+    shared: Path, size: str, shape: AVHubertConfig
+) -> None:
     keys = json.loads((shared / "golden" / f"keys_avhubert_{size}_vox.json").read_text())["keys"]
     with torch.device("meta"):
         state = {name: torch.empty(dims) for name, dims in keys.items()}
@@ -95,13 +110,15 @@ def test_every_name_that_does_not_fit_is_listed(golden: dict[str, Tensor]) -> No
     state["encoder.layers.0.self_attn.lora_down_Q.weight"] = torch.zeros(1)
     state["post_extract_proj.bias"] = torch.zeros(3)
     with pytest.raises(ValueError, match="no AV-HuBERT that is known here") as error:
-        from_official(state, "x.pt", num_heads=4)
+        from_official(state, "x.pt", GOLDEN)
     for part in ("x.pt", "no layers.1.fc2.bias", "layers.0.lora_down_Q.weight is left over", "fuse.bias has [3]"):
         assert part in str(error.value)
     with pytest.raises(ValueError, match=r"x\.pt holds no AV-HuBERT: no norm\.weight"):
-        from_official({}, "x.pt")
-    with pytest.raises(ValueError, match=r"x\.pt is neither Base nor Large but 32 wide"):
-        from_official(official(golden), "x.pt")
+        from_official({}, "x.pt", GOLDEN)
+    with pytest.raises(
+        ValueError, match=r"other sizes than the settings say: dim 32 for 768, num_layers 2 for 12, ffn"
+    ):
+        from_official(official(golden), "x.pt", BASE)
 
 
 def foreign(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
@@ -134,7 +151,7 @@ def test_a_checkpoint_is_read_without_the_classes_that_it_names(checkpoint: Path
     state = read_checkpoint(checkpoint)
     assert list(state) == ["encoder.layer_norm.weight"]
     with pytest.raises(ValueError, match=r"model\.pt holds no AV-HuBERT"):
-        load_avhubert(checkpoint)
+        load_avhubert(checkpoint, TINY)
 
 
 def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
@@ -145,7 +162,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'attacked'}",)
 
     torch.save({"model": {}, "cfg": Attack()}, tmp_path / "attack.pt")
-    with pytest.raises(ValueError, match=r"attack\.pt asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"attack\.pt .* asks for posix\.system"):
         read_checkpoint(tmp_path / "attack.pt")
     assert not (tmp_path / "attacked").exists()
 
@@ -164,3 +181,39 @@ def test_other_files_are_errors(tmp_path: Path, content: bytes | None) -> None:
 def test_an_empty_clip_is_an_error() -> None:
     with pytest.raises(ValueError, match="without video frames"):
         AVHubertEncoder(TINY)(Features(torch.zeros(1, 1, 88, 88), torch.tensor([0])))
+
+
+def test_lora_changes_nothing_at_first_and_is_on_q_and_v_of_every_layer() -> None:
+    video = torch.randn(6, 88, 88, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    plain = build_encoder(TINY).eval()
+    adapted = build_encoder(replace(TINY, lora=LoRAConfig(rank=2, alpha=4.0))).eval()
+    lora = {name: value for name, value in adapted.state_dict().items() if ".lora_" in name}
+    assert len(lora) == 2 * 2 * TINY.num_layers
+    assert {name.split(".")[3] for name in lora} == {"q_proj", "v_proj"}
+    rest = {n.replace(".base_layer", ""): v for n, v in adapted.state_dict().items() if n not in lora}
+    plain.load_state_dict(rest)
+    inputs = Features.pad([video])
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(inputs).values, plain(inputs).values, rtol=0, atol=0)
+        for name, value in adapted.named_parameters():
+            if ".lora_B." in name:
+                value.fill_(0.1)
+        assert not torch.allclose(adapted(inputs).values, plain(inputs).values)
+
+
+def test_layers_are_dropped_in_training_mode_alone() -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, dropout=0.0, layer_drop=0.99)
+    encoder = AVHubertEncoder(config).train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    inputs = Features.pad([torch.randn(6, 88, 88)])
+    kept = encoder.eval()(inputs).values
+    encoder.training = True
+    with torch.no_grad():
+        dropped = encoder(inputs).values
+    encoder.layers = torch.nn.ModuleList()
+    torch.testing.assert_close(dropped, encoder(inputs).values, rtol=0, atol=1e-6)
+    assert not torch.allclose(dropped, kept)

@@ -44,15 +44,15 @@ def clips(lengths: tuple[int, ...] = LENGTHS) -> list[Tensor]:
     return [0.1 * torch.randn(length, generator=generator) for length in lengths]
 
 
-def save_tiny_model(folder: Path, **options: str) -> WhisperModel:
+def save_tiny_model(folder: Path, sizes: dict[str, int] | None = None, **options: str) -> WhisperModel:
     torch.manual_seed(3)
-    model = WhisperModel(WhisperConfig(**TINY)).eval()
+    model = WhisperModel(WhisperConfig(**(TINY | (sizes or {})))).eval()
     model.half().save_pretrained(folder, **options)
     return model.float()
 
 
 def transformers_features(model: WhisperModel, waveform: Tensor, seconds: int) -> Tensor:
-    extractor = WhisperFeatureExtractor(chunk_length=seconds)
+    extractor = WhisperFeatureExtractor(model.config.num_mel_bins, chunk_length=seconds)
     mel = extractor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
     with torch.no_grad():
         return model.encoder(mel).last_hidden_state[0]
@@ -95,6 +95,17 @@ def test_a_clip_that_fills_the_context_equals_transformers(context: Context, tmp
     clip = clips((32_000,))[0]
     result = WhisperEncoder.from_folder(tmp_path, context)(Features.pad([clip])).values[0]
     torch.testing.assert_close(result, transformers_features(model, clip, seconds=2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_size_is_the_configs_with_the_128_mel_bands_of_large_v3_as_well(context: Context, tmp_path: Path) -> None:
+    sizes = {"num_mel_bins": 128, "d_model": 48, "encoder_layers": 3, "encoder_attention_heads": 4}
+    model = save_tiny_model(tmp_path, sizes | {"encoder_ffn_dim": 80, "max_source_positions": 150})
+    clip = clips((48_000,))[0]
+    encoder = WhisperEncoder.from_folder(tmp_path, context)
+    assert (encoder.output_dim, encoder.max_seconds, encoder.frame_rate) == (48, 3.0, 50.0)
+    result = encoder(Features.pad([clip])).values[0]
+    torch.testing.assert_close(result, transformers_features(model, clip, seconds=3), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("num_samples", [31_700, 9_999, 1])

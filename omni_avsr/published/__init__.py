@@ -1,0 +1,1 @@
+"""Checkpoints of Omni-AVSR's authors: read safely, told apart, renamed, rebuilt."""

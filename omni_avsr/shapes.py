@@ -1,0 +1,144 @@
+"""Sizes of public base models, and models of these sizes without their weights: to count, to plan and to time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from torch import nn
+
+from omni_avsr.build import assemble_model
+from omni_avsr.config import AVHubertConfig, ModelConfig, WhisperConfig
+from omni_avsr.encoders.build import SpeechEncoder, build_encoder
+from omni_avsr.encoders.whisper import WhisperEncoder
+from omni_avsr.llm import LLM, generation_config
+from omni_avsr.model import OmniAVSR
+from omni_avsr.types import Modality
+from omni_avsr.weights import Weights
+
+
+def _llm(
+    hidden_size: int, num_layers: int, num_heads: int, num_kv_heads: int, ffn: int, vocab_size: int, tied: bool
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "intermediate_size": ffn,
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _whisper(d_model: int, num_layers: int, num_mels: int = 80) -> dict[str, Any]:
+    heads = {"encoder_attention_heads": d_model // 64, "decoder_attention_heads": d_model // 64}
+    widths = {"d_model": d_model, "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}
+    return {**widths, **heads, "encoder_layers": num_layers, "decoder_layers": num_layers, "num_mel_bins": num_mels}
+
+
+LLM_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "meta-llama/Llama-3.2-1B": _llm(2048, 16, 32, 8, 8192, 128_256, True),
+    "meta-llama/Llama-3.2-3B": _llm(3072, 28, 24, 8, 8192, 128_256, True),
+    "meta-llama/Llama-3.1-8B": _llm(4096, 32, 32, 8, 14_336, 128_256, False),
+    "Qwen/Qwen2.5-0.5B": _llm(896, 24, 14, 2, 4864, 151_936, True),
+    "Qwen/Qwen2.5-1.5B": _llm(1536, 28, 12, 2, 8960, 151_936, True),
+    "Qwen/Qwen2.5-3B": _llm(2048, 36, 16, 2, 11_008, 151_936, True),
+    "Qwen/Qwen2.5-7B": _llm(3584, 28, 28, 4, 18_944, 152_064, False),
+    "Qwen/Qwen2.5-14B": _llm(5120, 48, 40, 8, 13_824, 152_064, False),
+    "Qwen/Qwen2.5-32B": _llm(5120, 64, 40, 8, 27_648, 152_064, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _llm(576, 30, 9, 3, 1536, 49_152, True),
+}
+"""By Hub id, under transformers' names; a name that begins with Qwen is a Qwen2, all others are Llamas."""
+WHISPER_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "openai/whisper-tiny.en": _whisper(384, 4),
+    "openai/whisper-base.en": _whisper(512, 6),
+    "openai/whisper-small.en": _whisper(768, 12),
+    "openai/whisper-medium.en": _whisper(1024, 24),
+    "openai/whisper-large-v3": _whisper(1280, 32, 128),
+}
+_SPECIAL = ("<bos>", "<eos>", "<unk>")
+
+
+def shaped_model(
+    config: ModelConfig, seed: int, device: str = "cpu", llm_shape: Mapping[str, Any] | None = None
+) -> OmniAVSR:
+    """A model as ``build_model`` makes it, but of random weights; no weights are read.
+
+    The tokenizer is made up: one token a word, and a vocabulary of the LLM's size. ``meta`` as the device gives tensors
+    without values, to count by.
+
+    Args:
+        llm_shape: sizes of an LLM that is not in ``LLM_SHAPES``.
+
+    Raises:
+        ValueError: the sizes of a base model are not known here.
+    """
+    shape = llm_shape or _known(LLM_SHAPES, config.llm.weights, "LLM")
+    if config.llm.num_layers is not None:
+        shape = {**shape, "num_hidden_layers": config.llm.num_layers}
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        llm = _random_llm(shape, config.llm.weights, getattr(torch, config.llm.dtype))
+        encoders = {m: _random_encoder(config, m) for m in Modality if config.encoder_of(m) is not None}
+        return assemble_model(config, llm, encoders, seed).eval()
+
+
+def _known(shapes: Mapping[str, Mapping[str, Any]], name: str, what: str) -> Mapping[str, Any]:
+    if name not in shapes:
+        raise ValueError(f"the sizes of the {what} {name} are not known here; known are {', '.join(shapes)}")
+    return shapes[name]
+
+
+def _random_encoder(config: ModelConfig, modality: Modality) -> SpeechEncoder:
+    encoder = config.encoder_of(modality)
+    assert encoder is not None
+    if isinstance(encoder, WhisperConfig):
+        shape = transformers.WhisperConfig(**_known(WHISPER_SHAPES, encoder.weights, "encoder"))
+        return SpeechEncoder(WhisperEncoder(shape, encoder.context, encoder.length), encoder.ctc)
+    return build_encoder(replace(encoder, weights=None) if isinstance(encoder, AVHubertConfig) else encoder)
+
+
+def _random_llm(shape: Mapping[str, Any], name: str, dtype: torch.dtype) -> LLM:
+    vocab_size = shape["vocab_size"]
+    vocabulary = {token: index for index, token in enumerate(_SPECIAL)}
+    vocabulary |= {f"w{number}": len(_SPECIAL) + number for number in range(vocab_size - len(_SPECIAL))}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    is_qwen = "Qwen" in name
+    special = {"eos_token": "<eos>", "unk_token": "<unk>"} | ({} if is_qwen else {"bos_token": "<bos>"})
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    # No pad id: it would make the row of eos zero.
+    settings: dict[str, Any] = {**shape, "bos_token_id": None if is_qwen else 0, "eos_token_id": 1, "dtype": dtype}
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model: transformers.PreTrainedModel = (
+            transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**settings))
+            if is_qwen
+            else transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+        )
+    finally:
+        torch.set_default_dtype(default)
+    model.requires_grad_(False).eval()
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    llm = LLM(
+        model=model,
+        tokenizer=tokenizer,
+        weights=Weights(name, Path(name)),
+        hidden_size=shape["hidden_size"],
+        vocab_size=vocab_size,
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.eos_token_id,
+        embedding_std=model.config.initializer_range,
+    )
+    model.generation_config = generation_config(llm)
+    return llm
