@@ -122,6 +122,7 @@ def test_verdicts_follow_the_intervals(
     for number, column in enumerate(COLUMNS):  # eight models, as one system
         write_arm(scripts, results, "dedicated", {column: 60}, arm=f"dedicated-{number}", llm_passes=30)
     write_arm(scripts, results, "pool", {"ASR 4": 1, "ASR 16": 90}, arm="pool-4")
+    write_arm(scripts, results, "pool", {"ASR 4": 1, "ASR 16": 20}, arm="pool-all")
     write_arm(scripts, results, "per-task", {"ASR 4": 1}, arm="per-task-asr")  # its other models are still to come
     summarize = scripts["summarize"]
     report = summarize.summarize(results)
@@ -133,6 +134,7 @@ def test_verdicts_follow_the_intervals(
     assert next(v for c, v in by_claim.items() if c.startswith("3.")) == "holds by count"
     assert next(v for c, v in by_claim.items() if c.startswith("5.")) == "costs less here"  # nothing at all
     assert next(v for c, v in by_claim.items() if c.startswith("6. AVSR")) == "holds"
+    assert list(by_claim.values())[-1] == "holds"
     monkeypatch.setattr(summarize, "HERE", tmp_path)
     summarize.main()
     table = (tmp_path / "table.md").read_text()

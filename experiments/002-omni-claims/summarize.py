@@ -22,6 +22,7 @@ from systems import (
     System,
     compare_averages,
     compare_in_noise,
+    compare_pooled,
     compare_rates,
     read_files,
     read_pooled,
@@ -59,6 +60,7 @@ class Report:
     averages: Sequence[Compared]
     rates: Sequence[Compared]
     noise: Sequence[Compared]
+    pooling: Sequence[Compared]
     origin: Mapping[str, Sequence[str]]
 
 
@@ -77,12 +79,14 @@ def summarize(folder: Path) -> Report:
     """Read the arms' files; a family is left out until all its models are there."""
     files = read_files(folder)
     systems = [system for system in read_systems(files) if system.complete]
+    pooled = read_pooled(files)
     return Report(
         systems,
-        read_pooled(files),
+        pooled,
         list(compare_averages(systems)),
         list(compare_rates(systems)),
         list(compare_in_noise(systems)),
+        list(compare_pooled(pooled)),
         {key: sorted({values[key] for values in files}) for key in ("commit", "date")},
     )
 
@@ -112,6 +116,7 @@ def judge(report: Report) -> Iterator[Verdict]:
         "7. a larger LLM is better (here: all layers against the first ones of the same LLM)", against(*DEPTHS)
     )
     yield better("8. projectors with layer norm, which the published code lost, beat those without", against("no-norm"))
+    yield untrained([pair for pair in report.pooling if pair.over != f"rate {pair.a.removeprefix('pool-')}"])
 
 
 def no_worse(claim: str, pairs: Sequence[Compared]) -> Verdict:
@@ -157,6 +162,19 @@ def tokens(pairs: Sequence[Compared]) -> Verdict:
         "costs more here": any(interval.low > PAPERS_COST for interval in intervals),
     }
     return Verdict(claim, " or ".join(name for name, is_found in found.items() if is_found), pairs)
+
+
+def untrained(pairs: Sequence[Compared]) -> Verdict:
+    """Holds when every rate that was not trained is worse than where it was, fails when none is."""
+    claim = (
+        "9. trained at one rate, a model fails at others (predecessor: 4.3 to 160 %), where one trained at all does not"
+    )
+    if not pairs:
+        return Verdict(claim, "not tested")
+    worse = [pair.over for pair in pairs if pair.outcome == "worse"]
+    if len(worse) == len(pairs):
+        return Verdict(claim, "holds", pairs)
+    return Verdict(claim, f"in part: {', '.join(dict.fromkeys(worse))}" if worse else "fails", pairs)
 
 
 def to_markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
@@ -207,6 +225,8 @@ def to_markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
         "",
         *_pooling(report.pooled),
         "",
+        *_differences(report.pooling),
+        "",
         *(f"- {key}: {', '.join(values)}" for key, values in report.origin.items()),
         "",
     ]  # fmt: skip
@@ -240,7 +260,7 @@ def _pooling(pooled: Mapping[str, Mapping[int, Sequence[ClipCounts]]]) -> list[s
 
 
 def _evidence(verdict: Verdict) -> str:
-    shown = "; ".join(f"{pair.a} - {pair.b}: {_points(pair.difference)}" for pair in verdict.evidence)
+    shown = "; ".join(f"{pair.a} - {pair.b}, {pair.over}: {_points(pair.difference)}" for pair in verdict.evidence)
     return shown or verdict.note
 
 
@@ -267,7 +287,7 @@ def to_json(report: Report, verdicts: Sequence[Verdict]) -> str:
             }
             for s in report.systems
         ],
-        "differences": [asdict(pair) for pair in (*report.averages, *report.rates, *report.noise)],
+        "differences": [asdict(pair) for pair in (*report.averages, *report.rates, *report.noise, *report.pooling)],
         "noise": [
             {"system": s.family, "seed": s.seed, "task": task, "snr_db": level, "wer": wer(s.in_noise(task, level))}
             for s in report.systems for level in s.levels for task in (Task.ASR, Task.AVSR)

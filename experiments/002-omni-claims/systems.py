@@ -24,6 +24,8 @@ OMNI = ("S", "T", "ST")
 BASELINES = ("dedicated", "per-task", "per-rates", "long")
 WEIGHTS = ("weight-1", "weight-2")
 DEPTHS = ("layers-20", "layers-10")
+POOL_ALL = "pool-all"
+"""The arm trained at all rates that the pooling comparison has."""
 TITLES = {
     "S": "omni S: one shared adapter",
     "T": "omni T: an adapter per task",
@@ -190,3 +192,12 @@ def compare_in_noise(systems: Sequence[System]) -> Iterator[Compared]:
                     pair = (system.in_noise(Task.AVSR, level) for system in (a, b))
                     difference = paired_difference(*pair, seed=SEED)
                     yield Compared(f"{a.name}: AVSR", f"{b.name}: AVSR", f"{level:g} dB", difference)
+
+
+def compare_pooled(pooled: Mapping[str, Mapping[int, Sequence[ClipCounts]]]) -> Iterator[Compared]:
+    """ASR trained at one rate less ASR trained at all, at each rate."""
+    for arm, row in pooled.items():
+        if arm != POOL_ALL and POOL_ALL in pooled:
+            for rate, clips in row.items():
+                difference = paired_difference(clips, pooled[POOL_ALL][rate], seed=SEED)
+                yield Compared(arm, POOL_ALL, f"rate {rate}", difference)
