@@ -116,7 +116,7 @@ def judge(report: Report) -> Iterator[Verdict]:
         "7. a larger LLM is better (here: all layers against the first ones of the same LLM)", against(*DEPTHS)
     )
     yield better("8. projectors with layer norm, which the published code lost, beat those without", against("no-norm"))
-    yield untrained([pair for pair in report.pooling if pair.over != f"rate {pair.a.removeprefix('pool-')}"])
+    yield untrained([pair for pair in report.pooling if pair.a not in ("pool-2 at 2", "pool-4 at 4")])
 
 
 def no_worse(claim: str, pairs: Sequence[Compared]) -> Verdict:
@@ -260,7 +260,7 @@ def _pooling(pooled: Mapping[str, Mapping[int, Sequence[ClipCounts]]]) -> list[s
 
 
 def _evidence(verdict: Verdict) -> str:
-    shown = "; ".join(f"{pair.a} - {pair.b}, {pair.over}: {_points(pair.difference)}" for pair in verdict.evidence)
+    shown = "; ".join(f"{pair.a} - {pair.b}: {_points(pair.difference)}" for pair in verdict.evidence)
     return shown or verdict.note
 
 

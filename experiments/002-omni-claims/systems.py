@@ -200,4 +200,4 @@ def compare_pooled(pooled: Mapping[str, Mapping[int, Sequence[ClipCounts]]]) -> 
         if arm != POOL_ALL and POOL_ALL in pooled:
             for rate, clips in row.items():
                 difference = paired_difference(clips, pooled[POOL_ALL][rate], seed=SEED)
-                yield Compared(arm, POOL_ALL, f"rate {rate}", difference)
+                yield Compared(f"{arm} at {rate}", POOL_ALL, f"rate {rate}", difference)
