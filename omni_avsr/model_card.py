@@ -42,6 +42,8 @@ def model_card(model: ModelConfig, training: Mapping[str, Any]) -> str:
         "| weights | sha256 |\n|---|---|\n"
         + "\n".join(f"| {base.reference} | {base.sha256 or 'unknown'} |" for base in bases),
     ]
+    if imported := training.get("imported"):
+        sections.append(f"Imported from {imported['file']} of Omni-AVSR's authors (sha256 {imported['sha256']}).")
     if records := training.get("records"):
         sections.append("## Training\n\n" + _stages(records) + _origin(training))
     return "\n\n".join(sections) + "\n"
