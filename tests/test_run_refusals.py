@@ -148,7 +148,7 @@ def test_a_glob_of_the_last_stage_that_matches_nothing_is_refused_before_the_fir
         ({"log_every": 0}, r"^train\.log_every: .*greater than 0"),
         ({"trainer": {"gpus": 2}}, "trainer has gpus, which lightning.Trainer does not take"),
         ({"trainer": {"max_epochs": 2}}, "trainer has max_epochs, which follows from the stage's settings"),
-        ({"trainer": {"precision": "bf16-true"}}, "trainer.precision is bf16-true; choose 32-true, bf16-mixed"),
+        ({"trainer": {"precision": "16-true"}}, "trainer.precision is 16-true; choose 32-true, bf16-mixed"),
         ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy is fsdp, .*; use trainer=fsdp or trainer=sharded"),
         ({"trainer": {"strategy": "sharded", "precision": "16-mixed"}}, "16-mixed, which .* sharded cannot have"),
         ({"stages": {"Joint Stage": stage_values("joint", 2)}}, r"^train\.stages\.Joint Stage: .*pattern"),
