@@ -1,4 +1,4 @@
-"""The paper's experiments: every switch of the published code, none of them in ours, what can be counted, their page."""
+"""The paper's experiments: every switch of the published code, none of them in ours, their counts, their page."""
 
 import importlib.util
 import json

@@ -159,6 +159,18 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], message: str, folder: 
         run_config(folder, folder / "bad", **({"stages": all_stages()} | change))
 
 
+def test_a_model_of_another_size_than_its_facts_say_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"models": 1, "llm_passes": 3, "active_parameters": 9, "lora_set": 2, "projector": 2}
+    facts |= {"trained_parameters": {"asr+vsr+avsr": 12_345}, "tokens_per_second": {"asr 4": 12.5}}
+    stages = {"joint": stage_values("joint", 2)}
+    # With a stage before it, it is refused before that one, too.
+    for chosen in (stages, all_stages()):
+        values = run_values(folder, folder / "bad", chosen, facts=facts)
+        refused(values, r"trains [\d,]+ parameters, but facts\.trained_parameters says 12,345 for asr", monkeypatch)
+    facts["trained_parameters"] = {"asr": 3}
+    refused(run_values(folder, folder / "bad", stages, facts=facts), "has no asr\\+vsr\\+avsr, only asr", monkeypatch)
+
+
 def test_clips_without_what_a_stage_reads_are_left_to_the_other_stages(folder: Path) -> None:
     values = with_line(folder, "audio_only", video=None, frames=None)
     values["stages"] = {"video_ctc": stage_values("video_ctc", 6), "joint": stage_values("joint", 6)}
