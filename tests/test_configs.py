@@ -33,7 +33,7 @@ def names_in(group: str) -> list[str]:
 EXPERIMENT_PATHS = {name: ["start.checkpoint=earlier"] for name in ("grid_s1_more", "grid_s1_third")}
 """What single experiments leave to the command line beside ``PATHS``."""
 
-PART_OVERRIDES = {"omni_avsr": ["llm=llama_3_2_1b"], "paper": ["stages.joint.num_steps=8"]}
+PART_OVERRIDES = {"omni_avsr": ["language_model=llama_3_2_1b"], "paper": ["stages.joint.num_steps=8"]}
 """What single parts leave to other groups."""
 
 PATHS = ("data.root=corpus", "++data.noise_root=noise", "output=out")
@@ -73,7 +73,7 @@ def test_every_config_file_is_composed_by_a_test() -> None:
     experiments use have their own tests.
     """
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
-    of_the_paper = {"llm", "recipe", "training_set", "task", "dedicated", "facts"}
+    of_the_paper = {"language_model", "recipe", "training_set", "task", "dedicated", "counted"}
     assert groups == {"model", "data", "stages", "trainer", "experiment", "corpus", "hydra"} | of_the_paper
     assert {path.stem for path in config_folder().glob("*.yaml")} == {
         "train",

@@ -3,12 +3,12 @@
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers_commands import ROOT, commands, composed, settings_of
+from helpers_commands import CONFIGS, README, ROOT, commands, composed, settings_of
 from helpers_scores import decoded
 
 from omni_avsr.cli import train
@@ -170,9 +170,11 @@ def test_models_and_passes_are_the_papers() -> None:
         assert [(facts.models, facts.llm_passes) for facts in found] == [(8, 8), (3, 8), (4, 12), *3 * [(1, 3)]]
 
 
-@pytest.mark.parametrize("path", sorted((config_folder() / "llm").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((config_folder() / "language_model").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_lora_of_an_llm_follows_from_its_width(path: Path) -> None:
-    values = composed("train", ["model=omni_avsr", f"llm={path.stem}", "data=lrs3", *PATHS])
+    values = composed("train", ["model=omni_avsr", f"language_model={path.stem}", "data=lrs3", *PATHS])
     model = from_mapping(ModelConfig, values["model"])
     rank = round(LLM_SHAPES[model.llm.weights]["hidden_size"] / 32)
     assert (model.adapters.rank, model.adapters.alpha) == (rank, rank * 4 / 32)
@@ -260,6 +262,46 @@ def test_measured_rates_and_no_others_fill_our_cells(tmp_path: Path) -> None:
     write_report(folder, Report(scores, metadata={"command": command.replace("corrected", "published")}))
     with pytest.raises(ValueError, match="was not made by omni-avsr evaluate experiment=corrected/evaluate_"):
         page.page(tmp_path)
+
+
+SWITCHES = [
+    cell.strip("` ")
+    for line in README.partition("## Where the published code differs")[2].partition("\n## ")[0].splitlines()
+    if (cell := line.strip("|").split("|")[-1].strip()).startswith("`")
+]
+OF_OTHERS = ("model.projector.layer_norm={", "stages.joint.objective={")
+"""Switches of stacking and of Qwen, which Omni-AVSR's own rows do not have."""
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_of_the_readme_changes_ours_and_is_set_in_the_published_experiments(switch: str) -> None:
+    is_test = switch.startswith(("zero_db", "decode"))
+    command, name, config_class = ("train", "lrs3_omni_st", RunConfig)
+    paths = list(PATHS)
+    if is_test:
+        command, name, config_class = ("evaluate", "evaluate_lrs3", EvaluateConfig)
+        paths.append("checkpoint=in")
+
+    def settings(kind: str, *overrides: str) -> RunConfig | EvaluateConfig:
+        return from_mapping(config_class, composed(command, [f"experiment={kind}/{name}", *paths, *overrides]))
+
+    assert settings("corrected", f"++{switch}") != settings("corrected")
+    if not switch.startswith(OF_OTHERS):
+        assert settings("published", f"++{switch}") == settings("published")
+
+
+def test_the_readme_has_a_switch_in_every_line() -> None:
+    table = README.partition("## Where the published code differs")[2].partition("\n## ")[0]
+    assert len(SWITCHES) == sum(line.startswith("|") for line in table.splitlines()) - 2 > 20
+
+
+def test_no_config_group_takes_the_place_of_a_setting() -> None:
+    """Hydra would read ``facts=null`` as the choice of a group ``facts``."""
+    config = from_mapping(RunConfig, composed("train", ["experiment=published/lrs3_omni_st", *PATHS, "facts=null"]))
+    assert config.facts is None
+    groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
+    keys = {field.name for settings in CONFIGS.values() for field in fields(settings)}
+    assert groups & keys == {"model", "data", "stages", "trainer", "corpus"}
 
 
 def test_the_facts_travel_as_plain_values() -> None:
