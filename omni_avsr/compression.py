@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from omni_avsr.config import CompressionConfig
-from omni_avsr.types import Features, Rates
+from omni_avsr.types import Features, Modality, Rates, Task
 
 
 def compress(features: Features, rate: int, config: CompressionConfig) -> Features:
@@ -58,3 +58,10 @@ def draw_rates(config: CompressionConfig, seed: int, step: int) -> Rates:
 def all_rates(config: CompressionConfig) -> list[Rates]:
     """Every pair of trained rates, audio first."""
     return [Rates(audio, video) for audio in config.audio_rates for video in config.video_rates]
+
+
+def task_rates(config: CompressionConfig, task: Task) -> list[Rates]:
+    """The pairs that differ for ``task``, audio first; of a modality that it does not read, the first rate."""
+    audio = config.audio_rates if Modality.AUDIO in task.modalities else config.audio_rates[:1]
+    video = config.video_rates if Modality.VIDEO in task.modalities else config.video_rates[:1]
+    return [Rates(audio_rate, video_rate) for audio_rate in audio for video_rate in video]

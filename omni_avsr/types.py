@@ -132,8 +132,8 @@ class Features:
         longest = self.lengths.max().expand(len(self.lengths))
         return Features(self.values.masked_fill(~mask, 0.0), longest)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
-        return Features(self.values.to(device, dtype), self.lengths.to(device))
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Features:
+        return Features(self.values.to(device=device, dtype=dtype), self.lengths.to(device=device))
 
     @staticmethod
     def pad(rows: list[Tensor]) -> Features:
@@ -170,9 +170,9 @@ class Batch:
     def texts(self) -> list[str]:
         return [clip.text for clip in self.clips]
 
-    def to(self, device: torch.device | str) -> Batch:
-        inputs = {modality: values.to(device) for modality, values in self.inputs.items()}
-        features = {modality: values.to(device) for modality, values in self.features.items()}
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Batch:
+        inputs = {modality: values.to(device, dtype) for modality, values in self.inputs.items()}
+        features = {modality: values.to(device, dtype) for modality, values in self.features.items()}
         return replace(self, inputs=inputs, features=features)
 
     def supports(self, task: Task) -> bool:

@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     (
+        "facts",
         "training",
         "callbacks",
         "stage_data",
