@@ -42,7 +42,8 @@ def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
         ValueError: base weights cannot be found or are not the ones that the config pins.
     """
     encoders = _encoders(config, seed, tuple(Modality))
-    llm = load_llm(config.llm.weights, getattr(torch, config.llm.dtype), config.llm.sha256)
+    part = config.llm
+    llm = load_llm(part.weights, getattr(torch, part.dtype), part.sha256, part.num_layers)
     return assemble_model(config, llm, encoders, seed)
 
 

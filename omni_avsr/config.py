@@ -225,11 +225,13 @@ class LLMConfig:
     """A causal language model of transformers: Hub id, local folder, or a GGUF inside an installed package.
 
     ``sha256`` pins the weights that adapters were trained on; loading others under the same name is then an error.
+    ``num_layers`` keeps only the first so many decoder layers, which makes a small model for small experiments.
     """
 
     weights: str
     dtype: DType = "float32"
     sha256: str | None = None
+    num_layers: Positive | None = None
 
 
 class BaseWeights(NamedTuple):

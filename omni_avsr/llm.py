@@ -61,14 +61,19 @@ class LLM:
         return text
 
 
-def load_llm(reference: str, dtype: torch.dtype = torch.float32, sha256: str | None = None) -> LLM:
+def load_llm(
+    reference: str, dtype: torch.dtype = torch.float32, sha256: str | None = None, num_layers: int | None = None
+) -> LLM:
     """Load and freeze the causal LM that ``reference`` names (see ``weights``), on the CPU in ``dtype``.
+
+    ``num_layers`` keeps only the first so many of its decoder layers (None: all).
 
     A GGUF file is de-quantised once into ``cache_folder()`` and read from there afterwards. The generation settings
     that came with the weights are replaced by deterministic ones (see ``generation_config``).
 
     Raises:
-        ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, or the tokenizer does not fit.
+        ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, the tokenizer does not fit, or
+            there are fewer layers than ``num_layers``.
     """
     weights = resolve(reference)
     check_sha256(weights, sha256)
@@ -78,6 +83,8 @@ def load_llm(reference: str, dtype: torch.dtype = torch.float32, sha256: str | N
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.requires_grad_(False).eval()
+    if num_layers is not None:
+        _keep_first_layers(model, num_layers, reference)
     if changed := [name for name in _LOGIT_CHANGES if model.config.to_dict().get(name) not in (None, 1, 1.0)]:
         raise ValueError(f"LLM {reference!r} changes its logits by {', '.join(changed)}, which training leaves out")
 
@@ -126,6 +133,18 @@ def generation_config(
         eos_token_id=llm.eos_id,
         pad_token_id=llm.pad_id,
     )
+
+
+def _keep_first_layers(model: PreTrainedModel, num_layers: int, reference: str) -> None:
+    """Cut the decoder behind its first ``num_layers`` layers; its last norm and the output matrix stay."""
+    decoder = model.get_decoder()
+    if num_layers > len(decoder.layers):
+        raise ValueError(f"LLM {reference!r} has {len(decoder.layers)} layers, num_layers asks for {num_layers}")
+    decoder.layers = decoder.layers[:num_layers]
+    # A cache is made by the config, which some families give a list with an entry for each layer.
+    model.config.num_hidden_layers = num_layers
+    if kinds := model.config.to_dict().get("layer_types"):
+        model.config.layer_types = kinds[:num_layers]
 
 
 def _std(embeddings: Tensor, rows: int = 8192) -> float:

@@ -48,13 +48,7 @@ from omni_avsr.stage_data import (
     whole_plans,
 )
 from omni_avsr.stage_origin import stage_origin
-from omni_avsr.stages import (
-    EncoderObjectiveConfig,
-    RecognitionObjectiveConfig,
-    StageConfig,
-    freeze_all_but,
-    set_modes,
-)
+from omni_avsr.stages import EncoderObjectiveConfig, StageConfig, freeze_all_but, set_modes
 from omni_avsr.start import StartConfig, start_record, start_tensors
 from omni_avsr.trainer import SHARDED, build_trainer, check_trainer
 from omni_avsr.training import StageModule
@@ -146,7 +140,7 @@ def run(config: RunConfig) -> Path:
         training_data = BatchDataset(training_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
-    if any(isinstance(stage.objective, RecognitionObjectiveConfig) for stage in config.stages.values()):
+    if not all(isinstance(stage.objective, EncoderObjectiveConfig) for stage in config.stages.values()):
         name, stage = list(config.stages.items())[-1]
         longest = max(clip.seconds for clip in training_clips(name, stage, train))
         _export(config, folders, start, longest, noise)

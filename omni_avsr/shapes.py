@@ -81,6 +81,8 @@ def shaped_model(
         ValueError: the sizes of a base model are not known here.
     """
     shape = llm_shape or _known(LLM_SHAPES, config.llm.weights, "LLM")
+    if config.llm.num_layers is not None:
+        shape = {**shape, "num_hidden_layers": config.llm.num_layers}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         llm = _random_llm(shape, config.llm.weights, getattr(torch, config.llm.dtype))

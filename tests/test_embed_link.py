@@ -8,6 +8,7 @@ import torch
 from helpers_model import run_config, single, stage_tensors, stage_values, tiny_batch, tiny_model, write_corpus
 from torch import Tensor, nn
 
+from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.compression import compress, draw_rates
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.build import build_objective
@@ -125,3 +126,16 @@ def test_it_is_a_stage_of_a_run(tmp_path: Path) -> None:
     trained = stage_tensors(output)
     assert all(name.startswith("projectors.") for name in trained["0-link"])
     assert (output / "checkpoint").is_dir()
+
+
+def test_projectors_trained_alone_are_a_checkpoint_to_start_from(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    link = stage_values("projector", 2, objective={"kind": "embed_link"}, trainable=["projectors.*"])
+    first = run(run_config(tmp_path, tmp_path / "first", {"link": link}, checkpoint_dtype="float32"))
+    trained = stage_tensors(first)["0-link"]
+    start = {"checkpoint": first / "checkpoint", "parts": ["projectors.*"]}
+    marked = {"joint": stage_values("joint", 1, trainable=["markers.*"])}
+    second = load_checkpoint(run(run_config(tmp_path, tmp_path / "second", marked, start=start)) / "checkpoint")
+    assert trained
+    for name, value in trained.items():
+        assert torch.allclose(second.state_dict()[name], value, rtol=1e-3)  # stored in half precision

