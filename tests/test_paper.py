@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -202,10 +203,23 @@ def test_an_experiment_trains_its_models_into_folders_of_their_own(
     name: str, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[RunConfig] = []
+    started: list[list[str]] = []
+
+    def start(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
     monkeypatch.setattr(train, "run", trained.append)
+    monkeypatch.setattr(subprocess, "run", start)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["omni-avsr train", f"experiment=corrected/{name}", *PATHS[:2]])
     train.main()
+    # Every run of a sweep is a process of its own, which does not sweep.
+    assert len(started) == (len(runs) if len(runs) > 1 else 0)
+    for python, *arguments in started:
+        assert (python, arguments[0], arguments[-1]) == (sys.executable, train.__file__, "hydra.mode=RUN")
+        monkeypatch.setattr(sys, "argv", arguments)
+        train.main()
     jobs = jobs_of("corrected", name)
     assert [job.name for job in jobs] == runs
     assert [config.output for config in trained] == [tmp_path / "runs" / "corrected" / name / run for run in runs]
