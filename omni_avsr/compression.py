@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from omni_avsr.config import CompressionConfig
@@ -26,14 +27,13 @@ def compress(features: Features, rate: int, config: CompressionConfig) -> Featur
         ValueError: dropping the tail would leave nothing of a clip.
     """
     values = features.values.masked_fill(~features.mask()[..., None], 0.0)
+    lengths = num_tokens(features.lengths, rate, config)
     if config.tail == "drop":
-        lengths = features.lengths // rate
         if int(lengths.min()) < 1:
             shortest = int(features.lengths.min())
             raise ValueError(f"a clip of {shortest} frames has no whole window at rate {rate}; use tail keep")
         values = values[:, : values.shape[1] // rate * rate]
     else:
-        lengths = -(-features.lengths // rate)
         values = F.pad(values, (0, 0, 0, -values.shape[1] % rate))
     batch, time, dim = values.shape
     windows = values.view(batch, time // rate, rate, dim)
@@ -45,6 +45,11 @@ def compress(features: Features, rate: int, config: CompressionConfig) -> Featur
         joined = windows.sum(2) / counts[..., None].to(values.dtype)
     compressed = Features(joined, lengths)
     return Features(joined.masked_fill(~compressed.mask()[..., None], 0.0), lengths)
+
+
+def num_tokens(lengths: Tensor, rate: int, config: CompressionConfig) -> Tensor:
+    """Tokens that rows of ``lengths`` frames become at ``rate``."""
+    return lengths // rate if config.tail == "drop" else -(-lengths // rate)
 
 
 def draw_rates(config: CompressionConfig, seed: int, step: int) -> Rates:

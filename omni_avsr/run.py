@@ -296,6 +296,7 @@ def run_stage(
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
+        asdict(module.flops),
     )  # fmt: skip
     trained = trained_state(model)
     if trainer.is_global_zero:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -190,6 +190,29 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What one micro-batch makes an objective compute, in lengths: its FLOPs follow from it.
+
+    inputs: lengths [B] of what the encoders read, in samples or frames.
+    features: lengths [B] of encoder features that were computed before, in place of ``inputs``.
+    num_labels: [B] scored labels of each clip, the end token included.
+    passes: for each pair of rates that projectors run at, the tasks that run through the LLM.
+    num_readings: how often heads read the encoder's features (twice under mixup).
+    """
+
+    inputs: Mapping[Modality, Tensor]
+    num_labels: Tensor
+    features: Mapping[Modality, Tensor] = field(default_factory=dict)
+    passes: Mapping[Rates, Sequence[Task]] = field(default_factory=dict)
+    num_readings: int = 1
+
+
+def lengths_of(parts: Mapping[Modality, Features]) -> dict[Modality, Tensor]:
+    """The lengths of each modality's rows, on the CPU."""
+    return {modality: features.lengths.cpu() for modality, features in parts.items()}
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """What the model wrote for one clip, beside what was said. One line of a hypotheses JSONL."""
 
@@ -206,7 +229,11 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished stage of a run, as later work (scaling laws) reads it back."""
+    """One finished stage of a run, as later work (scaling laws) reads it back.
+
+    flops: "forward" and "backward", each by part of the model (see ``flops``); empty in records of before they were
+        counted.
+    """
 
     stage: str
     seed: int
@@ -216,3 +243,4 @@ class RunRecord:
     seconds: float
     num_trainable: int
     metrics: Mapping[str, float]
+    flops: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

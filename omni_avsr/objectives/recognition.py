@@ -13,7 +13,7 @@ from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
 from omni_avsr.objectives.conflict import with_conflicts
 from omni_avsr.stages import RecognitionObjectiveConfig
-from omni_avsr.types import Batch, Features, Modality, Rates, Task
+from omni_avsr.types import Batch, Features, Modality, Rates, Task, Workload, lengths_of
 
 
 def step_passes(
@@ -65,7 +65,10 @@ class RecognitionObjective(nn.Module):
             num_tokens += output.num_llm_tokens
             num_padded += output.num_padded_tokens
         figures["loss"] = total.detach()
-        return ObjectiveOutput(total, figures, num_tokens, num_padded)
+        num_labels = torch.tensor([self.num_label_tokens(model, text) for text in batch.texts])
+        run = {rates: tuple(task for task in tasks if task in weights) for rates, tasks in passes.items()}
+        work = Workload(lengths_of(batch.inputs), num_labels, lengths_of(batch.features), run)
+        return ObjectiveOutput(total, figures, num_tokens, num_padded, work)
 
     def _conflicting(
         self, model: OmniAVSR, features: Mapping[Modality, Features], batch: Batch
