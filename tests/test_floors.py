@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "transcribe",
         "web",
         "published",
+        "scaling",
     ),
     ("cli", "__init__"),
 )
