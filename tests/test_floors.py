@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "transcribe",
         "web",
         "published",
+        "scaling",
     ),
     ("cli", "__init__"),
 )
