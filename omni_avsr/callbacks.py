@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,12 @@ class ResumeSaver(L.Callback):
             trained, optimizer = trained_state(pl_module), whole_optimizer_state(trainer.optimizers[0])
             if trainer.is_global_zero:
                 precision = trainer.precision_plugin.state_dict()
-                ResumePoint(pl_module.step, trained, optimizer, precision, pl_module.seconds).save(self.path)
+                done = pl_module.step, trained, optimizer, precision, pl_module.seconds, asdict(pl_module.flops)
+                ResumePoint(*done).save(self.path)
 
 
-SPEEDS = ("lr", "clips_per_second", "tokens_per_second", "padding")
+TERA = 1e12
+SPEEDS = ("lr", "clips_per_second", "tokens_per_second", "padding", "tflops_per_second")
 """What is logged beside the objective's own figures."""
 
 
@@ -53,12 +56,14 @@ class Progress(L.Callback):
     """A bar with the time left for whoever watches, and a log line every so many steps.
 
     place: where the stage stands in its run, such as "stage 1 of 3, video_encoder". A line tells the objective's
-    figures, clips and tokens per second, the share of padding and the time left.
+    figures, clips and tokens per second, the share of padding, what was computed so far and the time left. The loggers
+    get that by part of the model, too.
     """
 
     def __init__(self, place: str, every: int) -> None:
         self.place, self.every = place, every
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        computed = TextColumn("{task.fields[tflops]:.4g} TFLOPs")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), computed, TimeRemainingColumn())
         # The console that log lines go to as well, so that bar and lines do not write over each other.
         console = get_console()
         self.bar = BarDisplay(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -69,7 +74,12 @@ class Progress(L.Callback):
         self._restart(trainer, pl_module)
         if trainer.is_global_zero and not self.bar.disable:
             self.bar.start()
-            self.task = self.bar.add_task(self.place, total=pl_module.stage.num_steps, completed=pl_module.step)
+            self.task = self.bar.add_task(
+                self.place,
+                total=pl_module.stage.num_steps,
+                completed=pl_module.step,
+                tflops=pl_module.flops.total / TERA,
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.bar.stop()
@@ -80,7 +90,7 @@ class Progress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, StageModule)
         if self.task is not None:
-            self.bar.update(self.task, completed=pl_module.step)
+            self.bar.update(self.task, completed=pl_module.step, tflops=pl_module.flops.total / TERA)
         steps = trainer.global_step - self.last_step
         if not steps or trainer.global_step % self.every:
             return
@@ -93,18 +103,22 @@ class Progress(L.Callback):
             for count in (meter.clips, meter.tokens, meter.padded_tokens)
         )
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        speeds = (lr, clips / seconds, tokens / seconds, 1 - tokens / padded)
-        pl_module.log_figures(
-            {f"train/{name}": value for name, value in (figures | dict(zip(SPEEDS, speeds, strict=True))).items()}
-        )
+        # The module has summed FLOPs over the ranks already.
+        tflops, tflops_per_second = pl_module.flops.total / TERA, meter.flops.total / TERA / seconds
+        speeds = (lr, clips / seconds, tokens / seconds, 1 - tokens / padded, tflops_per_second)
+        logged = {f"train/{name}": value for name, value in (figures | dict(zip(SPEEDS, speeds, strict=True))).items()}
+        logged |= {f"tflops/{part}": flops / TERA for part, flops in pl_module.flops.parts.items()}
+        pl_module.log_figures(logged | {"tflops/total": tflops})
         assert trainer.max_steps is not None
         left = timedelta(seconds=round((trainer.max_steps - trainer.global_step) * seconds / steps))
         if trainer.is_global_zero:
             log.info(
-                "%s %d/%d, %s left: %s; lr %.2g, %.2f s/step, %.3g clips/s, %.4g tokens/s, padding %.0f %%",
+                "%s %d/%d, %s left: %s; lr %.2g, %.2f s/step, %.3g clips/s, %.4g tokens/s, padding %.0f %%, "
+                "%.4g TFLOPs, %.3g TFLOPs/s",
                 pl_module.name, pl_module.step, pl_module.stage.num_steps, left,
                 ", ".join(f"{name} {value:.4g}" for name, value in figures.items()),
                 lr, seconds / steps, clips / seconds, tokens / seconds, 100 * (1 - tokens / padded),
+                tflops, tflops_per_second,
             )  # fmt: skip
         self._restart(trainer, pl_module)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from omni_avsr.config import CompressionConfig
-from omni_avsr.types import Features, Rates
+from omni_avsr.types import Features, Modality, Rates, Task
 
 
 def compress(features: Features, rate: int, config: CompressionConfig) -> Features:
@@ -26,14 +27,13 @@ def compress(features: Features, rate: int, config: CompressionConfig) -> Featur
         ValueError: dropping the tail would leave nothing of a clip.
     """
     values = features.values.masked_fill(~features.mask()[..., None], 0.0)
+    lengths = num_tokens(features.lengths, rate, config)
     if config.tail == "drop":
-        lengths = features.lengths // rate
         if int(lengths.min()) < 1:
             shortest = int(features.lengths.min())
             raise ValueError(f"a clip of {shortest} frames has no whole window at rate {rate}; use tail keep")
         values = values[:, : values.shape[1] // rate * rate]
     else:
-        lengths = -(-features.lengths // rate)
         values = F.pad(values, (0, 0, 0, -values.shape[1] % rate))
     batch, time, dim = values.shape
     windows = values.view(batch, time // rate, rate, dim)
@@ -47,6 +47,11 @@ def compress(features: Features, rate: int, config: CompressionConfig) -> Featur
     return Features(joined.masked_fill(~compressed.mask()[..., None], 0.0), lengths)
 
 
+def num_tokens(lengths: Tensor, rate: int, config: CompressionConfig) -> Tensor:
+    """Tokens that rows of ``lengths`` frames become at ``rate``."""
+    return lengths // rate if config.tail == "drop" else -(-lengths // rate)
+
+
 def draw_rates(config: CompressionConfig, seed: int, step: int) -> Rates:
     """One audio and one video rate for a training step (Omni-AVSR 1.4); the same on every rank."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63))
@@ -58,3 +63,10 @@ def draw_rates(config: CompressionConfig, seed: int, step: int) -> Rates:
 def all_rates(config: CompressionConfig) -> list[Rates]:
     """Every pair of trained rates, audio first."""
     return [Rates(audio, video) for audio in config.audio_rates for video in config.video_rates]
+
+
+def task_rates(config: CompressionConfig, task: Task) -> list[Rates]:
+    """The pairs that differ for ``task``, audio first; of a modality that it does not read, the first rate."""
+    audio = config.audio_rates if Modality.AUDIO in task.modalities else config.audio_rates[:1]
+    video = config.video_rates if Modality.VIDEO in task.modalities else config.video_rates[:1]
+    return [Rates(audio_rate, video_rate) for audio_rate in audio for video_rate in video]

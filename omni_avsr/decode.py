@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic.dataclasses import dataclass
 
+from omni_avsr.compression import task_rates
 from omni_avsr.config import STRICT, Positive, PublishedSearch
 from omni_avsr.model import OmniAVSR
 from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates, Task
@@ -26,14 +27,7 @@ class DecodeConfig:
 
 def settings_of(model: OmniAVSR, tasks: Sequence[Task]) -> list[tuple[Task, Rates]]:
     """Each task with each of the rates that matter to it, once: the paper's columns, in its order."""
-    compression = model.config.compression
-    audio, video = compression.audio_rates, compression.video_rates
-    settings = []
-    for task in tasks:
-        for audio_rate in audio if Modality.AUDIO in task.modalities else audio[:1]:
-            for video_rate in video if Modality.VIDEO in task.modalities else video[:1]:
-                settings.append((task, Rates(audio_rate, video_rate)))
-    return settings
+    return [(task, rates) for task in tasks for rates in task_rates(model.config.compression, task)]
 
 
 def decode(

@@ -34,7 +34,7 @@ _POWER_FLOOR = 1e-10
 _DYNAMIC_RANGE = 8.0
 _WAVEFORM_EPS = 1e-8
 # A window reaches N_FFT // 2 samples to both sides of its centre, so two frames behind a clip still hear its end.
-_FRAMES_THAT_HEAR_THE_END = math.ceil(N_FFT / 2 / HOP)
+FRAMES_THAT_HEAR_THE_END = math.ceil(N_FFT / 2 / HOP)
 
 
 def num_mel_frames(num_samples: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def log_mel(waveforms: Features, num_mels: int = NUM_MELS) -> Features:
     """
     lengths = num_mel_frames(waveforms.lengths)
     num_frames = math.ceil(waveforms.values.shape[1] / HOP)
-    values = log_mel_window(waveforms, num_frames + _FRAMES_THAT_HEAR_THE_END, num_mels)[:, :num_frames]
+    values = log_mel_window(waveforms, num_frames + FRAMES_THAT_HEAR_THE_END, num_mels)[:, :num_frames]
     features = Features(values, lengths)
     return Features(values.masked_fill(~features.mask()[..., None], 0.0), lengths)
 

@@ -42,6 +42,8 @@ def model_card(model: ModelConfig, training: Mapping[str, Any]) -> str:
         "| weights | sha256 |\n|---|---|\n"
         + "\n".join(f"| {base.reference} | {base.sha256 or 'unknown'} |" for base in bases),
     ]
+    if imported := training.get("imported"):
+        sections.append(f"Imported from {imported['file']} of Omni-AVSR's authors (sha256 {imported['sha256']}).")
     if records := training.get("records"):
         sections.append("## Training\n\n" + _stages(records) + _origin(training))
     return "\n\n".join(sections) + "\n"
@@ -49,8 +51,8 @@ def model_card(model: ModelConfig, training: Mapping[str, Any]) -> str:
 
 def _stages(records: list[Mapping[str, Any]]) -> str:
     rows = [
-        "| stage | steps | trained parameters | hours | validation | commit | date |",
-        "|---|---:|---:|---:|---|---|---|",
+        "| stage | steps | trained parameters | hours | TFLOPs | validation | commit | date |",
+        "|---|---:|---:|---:|---:|---|---|---|",
     ]
     for record in records:
         figures = ", ".join(
@@ -58,9 +60,11 @@ def _stages(records: list[Mapping[str, Any]]) -> str:
             for name, value in record["metrics"].items()
             if name.endswith("_wer")
         )
+        # Records of before FLOPs were counted have none.
+        flops = sum(sum(parts.values()) for parts in record.get("flops", {}).values())
         rows.append(
             f"| {record['stage']} | {record['steps']} | {record['num_trainable']:,} | {record['seconds'] / 3600:.2f} | "
-            f"{figures} | {record['commit']} | {record['date']} |"
+            f"{f'{flops / 1e12:,.4g}' if flops else 'unknown'} | {figures} | {record['commit']} | {record['date']} |"
         )
     return "\n".join(rows)
 

@@ -26,7 +26,7 @@ _COLORS = {
     Task.VSR: ("#D55E00", "#E69F00"),
     Task.AVSR: ("#009E73", "#00563F", "#CC79A7", "#7A3B69"),
 }
-_CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES: tuple[Any, ...] = ("-", "--", (0, (1, 1.2)), "-.")
 
@@ -47,7 +47,7 @@ def plot_wer_against_tokens(
     chosen = [s for s in scores if (s.setting.snr_db, s.setting.condition) == (snr_db, condition)]
     if not chosen:
         raise ValueError(f"no scores at SNR {snr_db} under condition {condition!r} to plot")
-    figure, axes = _new_figure(title)
+    figure, axes = new_figure(title)
     for task in Task:
         points = [s for s in chosen if s.setting.task is task]
         if points:
@@ -61,7 +61,7 @@ def plot_wer_against_tokens(
                 axes.annotate(point.setting.rates, (at, 100 * point.wer), **offset)
     axes.set(xlabel="LLM tokens per second of speech", ylabel="WER (%)", ylim=(0, None), xlim=(0, None))
     axes.legend(title="at each point: rates", title_fontsize=8)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def plot_wer_against_snr(path: Path, scores: Iterable[Score], *, condition: str = MATCHED, title: str = "") -> None:
@@ -79,7 +79,7 @@ def plot_wer_against_snr(path: Path, scores: Iterable[Score], *, condition: str 
     # The settings of the columns come in the order of the legend, as if all were clean.
     for s in sorted(chosen, key=lambda s: (replace(s.setting, snr_db=None).sort_key, s.setting.sort_key)):
         columns.setdefault((s.setting.task, s.setting.rates), []).append(s)
-    figure, axes = _new_figure(title)
+    figure, axes = new_figure(title)
     handles: list[Any] = []
     for index, ((task, rates), points) in enumerate(columns.items()):
         nth = sum(other is task for other, _ in list(columns)[:index])
@@ -101,7 +101,7 @@ def plot_wer_against_snr(path: Path, scores: Iterable[Score], *, condition: str 
     axes.set_yticks([y for y in (0, 1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200) if y <= top])
     axes.set(xlabel="SNR (dB)", ylabel="WER (%), square-root scale", ylim=(0, top))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def read_curves(paths: Iterable[Path]) -> list[dict[str, float]]:
@@ -139,9 +139,9 @@ def plot_learning_curve(
         (losses, 1.0, "loss (nats per token)"),
         *([(error_rates, 100.0, "error rate (%)")] if error_rates else []),
     ]
-    figure, rows = _new_figure(title, num_rows=len(panels))
+    figure, rows = new_figure(title, num_rows=len(panels))
     for axes, (names, scale, label) in zip(np.atleast_1d(rows), panels, strict=True):
-        for name, color in zip(names, itertools.cycle(_CURVE_COLORS), strict=False):
+        for name, color in zip(names, itertools.cycle(CURVE_COLORS), strict=False):
             points = np.array([(row["step"], scale * row[name]) for row in records if name in row])
             if len(points) == 0:
                 known = ", ".join(sorted({key for row in records for key in row}))
@@ -156,7 +156,7 @@ def plot_learning_curve(
         if names is error_rates:
             axes.set(ylim=(0, None))
     axes.set(xlabel="training step")
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _tokens_per_second(setting: Setting, frame_rates: Mapping[Modality, float]) -> float:
@@ -176,7 +176,7 @@ def _errorbar(axes: Axes, x: Sequence[float], points: Sequence[Score], **look: A
     return axes.errorbar(x, wers, (below, above), capsize=2.5, elinewidth=0.9, markersize=5, **look)
 
 
-def _new_figure(title: str, num_rows: int = 1) -> tuple[Figure, Any]:
+def new_figure(title: str, num_rows: int = 1) -> tuple[Figure, Any]:
     """A figure outside pyplot, so that no window system and no global state is involved, and its axes."""
     figure = Figure(figsize=(7.0, 4.2 if num_rows == 1 else 5.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -190,6 +190,6 @@ def _new_figure(title: str, num_rows: int = 1) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -52,6 +52,12 @@ class ModalityProjector(nn.Module):
 
     def forward(self, features: Features, rate: int) -> Features:
         """Features compressed at ``rate`` -> tokens [B, N, llm_dim], zeros behind each length."""
-        tokens = self.by_rate["shared" if self.shared else str(rate)](features.values)
+        tokens = self.of_rate(rate)(features.values)
         mask = features.mask()[..., None]
         return Features(torch.where(mask, tokens, torch.zeros((), dtype=tokens.dtype)), features.lengths)
+
+    def of_rate(self, rate: int) -> MLPProjector:
+        """The projector of features that were compressed at ``rate``."""
+        projector = self.by_rate["shared" if self.shared else str(rate)]
+        assert isinstance(projector, MLPProjector)
+        return projector

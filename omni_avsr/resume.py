@@ -7,7 +7,7 @@ Lightning's loops has to be restored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ from omni_avsr.sharding import whole
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """State after ``step`` optimizer steps of a stage, which took ``seconds`` of training so far."""
+    """State after ``step`` optimizer steps of a stage, which took ``seconds`` and ``flops`` of training so far.
+
+    flops: "forward" and "backward", each by part of the model.
+    """
 
     step: int
     trained: dict[str, Tensor]
     optimizer: dict[str, Any]
     precision: dict[str, Any]
     seconds: float = 0.0
+    flops: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write atomically: a kill leaves the old file or the new one."""

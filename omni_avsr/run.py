@@ -28,6 +28,7 @@ from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_set import noise_marks
+from omni_avsr.facts import Facts, check_trained
 from omni_avsr.files import write_atomically
 from omni_avsr.loggers import LoggerName, build_loggers, check_loggers, close_loggers, plot_stage
 from omni_avsr.model import OmniAVSR
@@ -68,6 +69,7 @@ class RunConfig:
     domain: what the model is trained on and good for, in words; every command that uses the checkpoint shows it.
     trainer: goes to Lightning's Trainer as it is.
     start: a checkpoint whose weights the first stage starts from.
+    facts: what can be counted of the experiment; a stage that trains another number of parameters is refused.
     max_label_tokens, max_label_characters: the longest transcript that a stage may score, in tokens where it goes
         through an LLM or a Whisper decoder and in characters where it is CTC.
     """
@@ -81,6 +83,7 @@ class RunConfig:
     loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
     domain: str = "not stated"
     start: StartConfig | None = None
+    facts: Facts | None = None
     checkpoint_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     log_every: Positive = 20
     max_label_tokens: Positive = 128
@@ -164,6 +167,8 @@ def _check_stage(
     _load_start(model, start)
     trained = freeze_all_but(model, stage.trainable)
     set_modes(model, stage.drifting)
+    if config.facts:
+        check_trained(config.facts, stage, model)
     if stage.feature_variants:
         check_storable(config.model, trained)
     chosen = training_clips(name, stage, train)
@@ -228,6 +233,8 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = freeze_all_but(model, stage.trainable)
+    if config.facts:
+        check_trained(config.facts, stage, model)
     set_modes(model, stage.drifting)
     names = list(config.stages)
     number = names.index(name)
@@ -289,6 +296,7 @@ def run_stage(
     record = RunRecord(
         name, seed, commit(), today(), stage.num_steps, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
+        asdict(module.flops),
     )  # fmt: skip
     trained = trained_state(model)
     if trainer.is_global_zero:

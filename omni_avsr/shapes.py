@@ -14,8 +14,9 @@ from tokenizers.models import WordLevel
 from torch import nn
 
 from omni_avsr.build import assemble_model
-from omni_avsr.config import AVHubertConfig, ModelConfig, WhisperConfig
+from omni_avsr.config import AVHubertConfig, ModelConfig, SelfSupervisedConfig, WhisperConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
+from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.model import OmniAVSR
@@ -37,10 +38,11 @@ def _llm(
     }
 
 
-def _whisper(d_model: int, num_layers: int, num_mels: int = 80) -> dict[str, Any]:
+def _whisper(d_model: int, num_layers: int, num_mels: int = 80, vocab_size: int = 51_864) -> dict[str, Any]:
     heads = {"encoder_attention_heads": d_model // 64, "decoder_attention_heads": d_model // 64}
     widths = {"d_model": d_model, "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}
-    return {**widths, **heads, "encoder_layers": num_layers, "decoder_layers": num_layers, "num_mel_bins": num_mels}
+    layers = {"encoder_layers": num_layers, "decoder_layers": num_layers}
+    return {**widths, **heads, **layers, "num_mel_bins": num_mels, "vocab_size": vocab_size}
 
 
 LLM_SHAPES: Mapping[str, Mapping[str, Any]] = {
@@ -61,8 +63,25 @@ WHISPER_SHAPES: Mapping[str, Mapping[str, Any]] = {
     "openai/whisper-base.en": _whisper(512, 6),
     "openai/whisper-small.en": _whisper(768, 12),
     "openai/whisper-medium.en": _whisper(1024, 24),
-    "openai/whisper-large-v3": _whisper(1280, 32, 128),
+    "openai/whisper-large-v3": _whisper(1280, 32, 128, 51_866),
 }
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+}
+SELF_SUPERVISED_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "facebook/wav2vec2-base": {},
+    "facebook/hubert-base-ls960": {},
+    "microsoft/wavlm-base-plus": {},
+    "facebook/wav2vec2-large-lv60": _LARGE,
+    "facebook/hubert-large-ll60k": _LARGE,
+    "microsoft/wavlm-large": _LARGE,
+}
+"""Where they differ from transformers' own sizes, which are those of the base models."""
 _SPECIAL = ("<bos>", "<eos>", "<unk>")
 
 
@@ -100,9 +119,27 @@ def _random_encoder(config: ModelConfig, modality: Modality) -> SpeechEncoder:
     encoder = config.encoder_of(modality)
     assert encoder is not None
     if isinstance(encoder, WhisperConfig):
-        shape = transformers.WhisperConfig(**_known(WHISPER_SHAPES, encoder.weights, "encoder"))
+        shape = whisper_shape(encoder.weights)
         return SpeechEncoder(WhisperEncoder(shape, encoder.context, encoder.length), encoder.ctc)
+    if isinstance(encoder, SelfSupervisedConfig):
+        sizes = _known(SELF_SUPERVISED_SHAPES, encoder.weights, "encoder")
+        settings = transformers.AutoConfig.for_model(encoder.kind, **sizes)
+        return SpeechEncoder(SelfSupervisedEncoder(settings, normalize=True), encoder.ctc)
     return build_encoder(replace(encoder, weights=None) if isinstance(encoder, AVHubertConfig) else encoder)
+
+
+def whisper_shape(weights: str) -> transformers.WhisperConfig:
+    """The sizes of a public Whisper. ValueError when they are not known here."""
+    return transformers.WhisperConfig(**_known(WHISPER_SHAPES, weights, "encoder"))
+
+
+def whisper_tokenizer(language: str | None) -> transformers.PreTrainedTokenizerFast:
+    """A made-up tokenizer with the special tokens that Whisper's decoder needs, and one token a word."""
+    names = ["startoftranscript", "transcribe", "notimestamps", "endoftext", *([language] if language else [])]
+    special = [f"<|{name}|>" for name in names]
+    words = Tokenizer(WordLevel({token: index for index, token in enumerate(special)}, unk_token=special[0]))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, additional_special_tokens=special)
 
 
 def _random_llm(shape: Mapping[str, Any], name: str, dtype: torch.dtype) -> LLM:

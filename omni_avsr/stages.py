@@ -104,6 +104,8 @@ class ConflictConfig:
 class RecognitionObjectiveConfig:
     """Train through the LLM: one audio and one video rate a step, all tasks, weighted (Omni-AVSR 1.3 and 1.4).
 
+    ``rates`` all, as Llama-MTSK has it: every pair that differs for a task in every step, and a task's loss is the mean
+    over them.
     ``averaging`` tokens: a step's loss is the mean over all tokens of its global batch. clips, as published (1.8 D6):
     the mean over each micro-batch's own tokens, divided by the clips of the global batch, so that batches of few, long
     clips count for more; validation, which has no global batches, does not divide. ``score_padding``, as published for
@@ -112,6 +114,7 @@ class RecognitionObjectiveConfig:
     """
 
     kind: Literal["recognition"] = "recognition"
+    rates: Literal["drawn", "all"] = "drawn"
     averaging: Literal["tokens", "clips"] = "tokens"
     score_padding: bool = False
     task_weights: dict[Task, NonNegative] = field(default_factory=lambda: dict(PUBLISHED_TASK_WEIGHTS))

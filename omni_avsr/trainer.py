@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+
+from omni_avsr.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +52,25 @@ class ShardedStrategy(ModelParallelStrategy):
 
 StrategyRegistry.register(SHARDED, ShardedStrategy, "Every process keeps a share of all parameters (fully_shard).")
 
-PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "16-mixed", "bf16-true")
+
+
+class AllBFloat16(HalfPrecision):
+    """bf16-true: weights, adapters, Adam's state and inputs in bfloat16, as published (Omni-AVSR 1.8 R3).
+
+    Adapters and Adam's state lose small updates so. What is made in a forward pass says its own dtype, so torch's
+    default stays as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("bf16-true")
+
+    def convert_input(self, data: Batch) -> Batch:
+        return data.to(None, torch.bfloat16)
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        yield
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
@@ -57,10 +80,10 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     if own := sorted(settings.keys() & OWN):
         raise ValueError(f"trainer has {', '.join(own)}, which follows from the stage's settings")
     if (precision := settings.get("precision", "32-true")) not in PRECISIONS:
-        # Batches would have to be cast field by field, and adapters and Adam's state lose small updates in bfloat16.
         raise ValueError(
-            f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed. For frozen LLM weights in half "
-            "the memory, set model.llm.dtype=bfloat16 beside bf16-mixed"
+            f"trainer.precision is {precision}; choose 32-true, bf16-mixed or 16-mixed (or bf16-true, as published, in "
+            "which adapters lose small updates). For frozen LLM weights in half the memory, set "
+            "model.llm.dtype=bfloat16 beside bf16-mixed"
         )
     strategy = str(settings.get("strategy", "auto"))
     if strategy.startswith(("fsdp", "deepspeed")):
@@ -68,15 +91,18 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.strategy is {strategy}, from which trained weights cannot be gathered here; use trainer=fsdp or "
             f"trainer=sharded, whose strategy is {SHARDED}"
         )
-    if strategy == SHARDED and precision == "16-mixed":
-        # Each process would look for overflows in its own share, and skip steps that others take.
-        raise ValueError("trainer.precision is 16-mixed, which strategy sharded cannot have; choose bf16-mixed")
+    if strategy == SHARDED and precision in ("16-mixed", "bf16-true"):
+        # In 16-mixed each process would look for overflows in its own share, and skip steps that others take.
+        raise ValueError(f"trainer.precision is {precision}, which strategy sharded cannot have; choose bf16-mixed")
 
 
 def build_trainer(settings: Mapping[str, Any], **own: Any) -> L.Trainer:
     """A Trainer with the user's ``settings`` and the stage's ``own``. ValueError: this machine lacks what they ask."""
     # What it would say at every start, the line below says in one.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    settings = dict(settings)
+    if settings.get("precision") == "bf16-true":
+        settings |= {"precision": None, "plugins": [AllBFloat16()]}
     try:
         trainer = L.Trainer(**own, **settings)
     except MisconfigurationException as error:

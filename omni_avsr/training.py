@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from omni_avsr.data.batching import PlanSampler
+from omni_avsr.flops.ledger import build_ledger
+from omni_avsr.flops.tape import Flops
 from omni_avsr.normalize import normalize_for_scoring
 from omni_avsr.objectives.base import Objective, ObjectiveOutput
 from omni_avsr.resume import ResumePoint, load_state, trained_state
@@ -56,13 +58,15 @@ class Meter:
     def __init__(self) -> None:
         self.figures: dict[str, Tensor] = {}
         self.clips = self.tokens = self.padded_tokens = 0
+        self.flops = Flops()
 
-    def add(self, batch: Batch, output: ObjectiveOutput) -> None:
+    def add(self, batch: Batch, output: ObjectiveOutput, flops: Flops) -> None:
         for name, value in output.figures.items():
             self.figures[name] = self.figures.get(name, torch.zeros_like(value)) + value
         self.clips += len(batch)
         self.tokens += output.num_tokens
         self.padded_tokens += output.num_padded_tokens
+        self.flops += flops
 
 
 class StageModule(L.LightningModule):
@@ -87,6 +91,13 @@ class StageModule(L.LightningModule):
         self.validation_losses: list[tuple[float, int]] = []
         self.validation: dict[str, list[tuple[str, str]]] = defaultdict(list)
         set_modes(self, [f"model.{glob}" for glob in stage.drifting])
+        assert isinstance(objective, nn.Module)
+        self.ledger = build_ledger(model, objective, stage.gradient_checkpointing)
+        self.flops = Flops(**start.flops) if start else Flops()
+        if start is not None and not start.flops:
+            log.warning(
+                "the resume point is of before FLOPs were counted: those of its %d steps are missing", start.step
+            )
         # An objective may have no parameters to tell its mode by; it decides by it what only training does.
         self.objective.training = True
         if start is not None:
@@ -128,10 +139,19 @@ class StageModule(L.LightningModule):
         place = batch_idx % accumulation * self.trainer.world_size + self.global_rank
         torch.manual_seed(step_seed(self.seed, batch.step, place))
         output = self.objective(self.model, batch)
-        self.meter.add(batch, output)
+        flops = self._over_ranks(self.ledger.count(output.work))
+        self.flops += flops
+        self.meter.add(batch, output, flops)
         # The loss is this micro-batch's share of the global batch's mean. Lightning divides by the accumulation and
         # DDP and sharding average over ranks, where both have to be summed.
         return output.loss * accumulation * self.trainer.world_size
+
+    def _over_ranks(self, flops: Flops) -> Flops:
+        """The sum over all ranks, at every step: a resume point is written by one rank and tells of all."""
+        if self.trainer.world_size == 1:
+            return flops
+        table = flops.table().to(self.device)
+        return Flops.from_table(self.trainer.strategy.reduce(table, reduce_op="sum"))
 
     def configure_optimizers(self) -> Any:
         config = self.stage.optimizer

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -132,8 +132,8 @@ class Features:
         longest = self.lengths.max().expand(len(self.lengths))
         return Features(self.values.masked_fill(~mask, 0.0), longest)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
-        return Features(self.values.to(device, dtype), self.lengths.to(device))
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Features:
+        return Features(self.values.to(device=device, dtype=dtype), self.lengths.to(device=device))
 
     @staticmethod
     def pad(rows: list[Tensor]) -> Features:
@@ -170,9 +170,9 @@ class Batch:
     def texts(self) -> list[str]:
         return [clip.text for clip in self.clips]
 
-    def to(self, device: torch.device | str) -> Batch:
-        inputs = {modality: values.to(device) for modality, values in self.inputs.items()}
-        features = {modality: values.to(device) for modality, values in self.features.items()}
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Batch:
+        inputs = {modality: values.to(device, dtype) for modality, values in self.inputs.items()}
+        features = {modality: values.to(device, dtype) for modality, values in self.features.items()}
         return replace(self, inputs=inputs, features=features)
 
     def supports(self, task: Task) -> bool:
@@ -187,6 +187,29 @@ class StepOutput:
     task_losses: Mapping[Task, Tensor]
     num_llm_tokens: int
     num_padded_tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one micro-batch makes an objective compute, in lengths: its FLOPs follow from it.
+
+    inputs: lengths [B] of what the encoders read, in samples or frames.
+    features: lengths [B] of encoder features that were computed before, in place of ``inputs``.
+    num_labels: [B] scored labels of each clip, the end token included.
+    passes: for each pair of rates that projectors run at, the tasks that run through the LLM.
+    num_readings: how often heads read the encoder's features (twice under mixup).
+    """
+
+    inputs: Mapping[Modality, Tensor]
+    num_labels: Tensor
+    features: Mapping[Modality, Tensor] = field(default_factory=dict)
+    passes: Mapping[Rates, Sequence[Task]] = field(default_factory=dict)
+    num_readings: int = 1
+
+
+def lengths_of(parts: Mapping[Modality, Features]) -> dict[Modality, Tensor]:
+    """The lengths of each modality's rows, on the CPU."""
+    return {modality: features.lengths.cpu() for modality, features in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -206,7 +229,11 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished stage of a run, as later work (scaling laws) reads it back."""
+    """One finished stage of a run, as later work (scaling laws) reads it back.
+
+    flops: "forward" and "backward", each by part of the model (see ``flops``); empty in records of before they were
+        counted.
+    """
 
     stage: str
     seed: int
@@ -216,3 +243,4 @@ class RunRecord:
     seconds: float
     num_trainable: int
     metrics: Mapping[str, float]
+    flops: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from omni_avsr.cli import demo, merge, noise, splice, transcribe
+from omni_avsr.cli import demo, fit_scaling, merge, noise, plan, splice, transcribe
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import PrepareConfig
 from omni_avsr.config import from_mapping
@@ -36,6 +36,8 @@ PARSERS: Mapping[str, ArgumentParser] = {
     "merge": merge.parser(),
     "noise": noise.parser(),
     "splice": splice.parser(),
+    "fit-scaling": fit_scaling.parser(),
+    "plan": plan.parser(),
 }
 
 

@@ -1,6 +1,7 @@
 """Two processes, started by the command line, train as one process does at the same global batch."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
             logged(one.output, stage, "validation/loss"), rel=1e-5
         )
         assert found[stage].keys() == tensors.keys()
+        flops = [
+            json.loads((folder / "stages" / stage / "record.json").read_text())["flops"] for folder in (one.output, two)
+        ]
+        assert flops[0] == flops[1] != {}
         for name, value in tensors.items():
             torch.testing.assert_close(found[stage][name], value, rtol=1e-5, atol=1e-6, msg=f"{stage} {name}")
     assert (two / "checkpoint" / "config.json").is_file()

@@ -17,7 +17,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sequence", "adapters", "llm", "vocabulary", "beams"),
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
+    ("flops",),
     (
+        "facts",
         "training",
         "callbacks",
         "stage_data",
@@ -31,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "transcribe",
         "web",
         "published",
+        "scaling",
     ),
     ("cli", "__init__"),
 )

@@ -21,7 +21,7 @@ from omni_avsr.objectives.frame_targets import (
     WordFrameTargets,
     per_frame,
 )
-from omni_avsr.objectives.recognition import RecognitionObjective
+from omni_avsr.objectives.recognition import RecognitionObjective, step_passes
 from omni_avsr.stages import CTCObjectiveConfig, RecognitionObjectiveConfig
 from omni_avsr.types import IGNORE_INDEX, Batch, Features, Modality, Rates, Task, Word
 
@@ -187,6 +187,36 @@ def test_rates_are_drawn_from_the_seed_and_the_step(
     assert rates_of(seed=2, state=0) != first
     assert {rates.audio for rates in first} == {1, 2, 3}
     assert {rates.video for rates in first} == {1, 2}
+
+
+def test_all_rates_give_each_task_the_mean_over_its_pairs(
+    model: OmniAVSR, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Task, Rates]] = []
+    route, tokens = model.router.route, model.tokens
+    monkeypatch.setattr(model, "tokens", lambda f, task, rates: seen.append((task, rates)) or tokens(f, task, rates))
+    passes = []
+    monkeypatch.setattr(model.router, "route", lambda task: passes.append(task) or route(task))
+    config = RecognitionObjectiveConfig(rates="all", task_weights=WEIGHTS)
+    output = RecognitionObjective(config, 3, 8)(model, batch)
+    num_pairs = {Task.ASR: 3, Task.VSR: 2, Task.AVSR: 6}
+    assert {task: passes.count(task) for task in Task} == num_pairs
+    read = tuple(seen)
+    assert len(set(read)) == len(read) == sum(num_pairs.values())
+    features, totals = model.encode(batch.inputs), batch.num_label_tokens
+    expected = 0.0
+    for task, weight in WEIGHTS.items():
+        losses = [float(model.loss(features, batch.texts, r, {task: 1.0}, totals).loss) for t, r in read if t is task]
+        mean = sum(losses) / num_pairs[task]
+        assert float(output.figures[f"{task}_loss"]) == pytest.approx(mean, rel=1e-5)
+        expected += weight * mean / 3
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_all_rates_of_one_task_make_a_pass_for_each_of_its_own_rates(model: OmniAVSR) -> None:
+    config = RecognitionObjectiveConfig(rates="all", task_weights={Task.VSR: 1.0})
+    passes = step_passes(config, model.config.compression, 0, 0)
+    assert passes == {Rates(1, 1): {Task.VSR: 2}, Rates(1, 2): {Task.VSR: 2}}
 
 
 def output_of(model: OmniAVSR, batch: Batch) -> ObjectiveOutput:

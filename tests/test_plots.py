@@ -42,7 +42,7 @@ def test_points_stand_at_their_tokens_per_second(
     tmp_path: Path, scores: list[Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = []
-    monkeypatch.setattr("omni_avsr.plots._save", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr("omni_avsr.plots.save_figure", lambda path, figure: figures.append(figure))
     plot_wer_against_tokens(tmp_path / "unused.png", scores, FRAME_RATES)
     (axes,) = figures[0].axes
     lines = {c.get_label(): c.lines[0].get_xydata() for c in axes.containers}
@@ -55,7 +55,7 @@ def test_clean_stands_right_of_the_highest_snr_and_unheard_noise_is_a_level_line
     tmp_path: Path, scores: list[Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = []
-    monkeypatch.setattr("omni_avsr.plots._save", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr("omni_avsr.plots.save_figure", lambda path, figure: figures.append(figure))
     plot_wer_against_snr(tmp_path / "unused.png", scores)
     (axes,) = figures[0].axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["-5", "0", "5", "clean"]
@@ -100,7 +100,7 @@ def test_learning_curve_reads_sparse_logs_and_later_rows_win(tmp_path: Path) -> 
 
 def test_long_loss_gets_a_running_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr("omni_avsr.plots._save", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr("omni_avsr.plots.save_figure", lambda path, figure: figures.append(figure))
     records = [{"step": step, "loss": 1.0 + (-1) ** step, "wer": 0.5} for step in range(100)]
     plot_learning_curve(tmp_path / "unused.png", records)
     raw, mean = (line.get_ydata() for line in figures[0].axes[0].lines)
@@ -110,7 +110,7 @@ def test_long_loss_gets_a_running_mean(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_curve_without_error_rates_has_one_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr("omni_avsr.plots._save", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr("omni_avsr.plots.save_figure", lambda path, figure: figures.append(figure))
     plot_learning_curve(tmp_path / "unused.png", [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}], error_rates=[])
     [axes] = figures[0].axes
     assert axes.get_xlabel() == "training step"

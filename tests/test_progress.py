@@ -1,5 +1,7 @@
 """What a run shows while it trains: log lines with speeds and the time left, and a bar for whoever watches."""
 
+import csv
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -12,7 +14,7 @@ from omni_avsr.run import run
 
 PROGRESS_LINE = re.compile(
     r"joint (?P<step>\d/4), (?P<left>[\d:]+) left: .+; lr \S+, \S+ s/step, (?P<clips>\S+) clips/s, "
-    r"(?P<tokens>\S+) tokens/s, padding (?P<padding>\d+) %"
+    r"(?P<tokens>\S+) tokens/s, padding (?P<padding>\d+) %, (?P<tflops>\S+) TFLOPs, (?P<speed>\S+) TFLOPs/s"
 )
 
 
@@ -34,6 +36,17 @@ def test_progress_tells_speed_and_what_is_left(folder: Path, caplog: pytest.LogC
     for match in found:
         assert float(match["tokens"]) > float(match["clips"]) > 0
         assert 0 <= int(match["padding"]) < 100
+        assert float(match["speed"]) > 0
+    record = json.loads((folder / "progress" / "stages" / "0-joint" / "record.json").read_text())
+    computed = sum(sum(parts.values()) for parts in record["flops"].values())
+    assert float(found[1]["tflops"]) == pytest.approx(computed / 1e12, rel=1e-3)
+    assert float(found[0]["tflops"]) < float(found[1]["tflops"])
+    (table,) = (folder / "progress").glob("stages/0-joint/csv/*/metrics.csv")
+    with table.open() as file:
+        logged = [row for row in csv.DictReader(file) if row["tflops/total"]]
+    assert float(logged[-1]["tflops/total"]) == pytest.approx(computed / 1e12)
+    llm = record["flops"]["forward"]["llm"] + record["flops"]["backward"]["llm"]
+    assert float(logged[-1]["tflops/llm"]) == pytest.approx(llm / 1e12)
 
 
 def test_whoever_watches_sees_a_bar_with_the_stages_place(
@@ -49,4 +62,5 @@ def test_whoever_watches_sees_a_bar_with_the_stages_place(
     assert "stage 1 of 2, first" in shown
     assert "stage 2 of 2, second" in shown
     assert "2/2" in shown
+    assert "TFLOPs" in shown
     assert any(record.getMessage().endswith("in 2 steps; then second") for record in caplog.records)

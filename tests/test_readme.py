@@ -65,6 +65,7 @@ def test_the_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
         "experiments/001-grid-s1/README.md",
         "experiments/002-omni-claims/README.md",
         "experiments/006-mouth-crops/README.md",
+        "experiments/published/README.md",
     ],
 )
 def test_every_link_and_picture_is_there(file: str) -> None:

@@ -91,9 +91,16 @@ def test_a_loaded_resume_point_continues_exactly_the_unbroken_run(model: nn.Modu
 def test_the_file_loads_without_pickles(model: nn.ModuleDict, tmp_path: Path) -> None:
     optimizer = optimizer_of(model)
     train(model, optimizer, range(1))
-    ResumePoint(1, trained_state(model), optimizer.state_dict(), {}).save(tmp_path / "resume.pt")
+    ResumePoint(1, trained_state(model), optimizer.state_dict(), {}, 1.0, {"forward": {"llm": 2.0}}).save(
+        tmp_path / "resume.pt"
+    )
     stored = torch.load(tmp_path / "resume.pt", weights_only=True)
-    assert set(stored) == {"step", "trained", "optimizer", "precision", "seconds"}
+    assert set(stored) == {"step", "trained", "optimizer", "precision", "seconds", "flops"}
+    del stored["flops"]
+    torch.save(stored, tmp_path / "older.pt")
+    older = ResumePoint.load(tmp_path / "older.pt")
+    assert older is not None
+    assert older.flops == {}
 
 
 def test_there_is_no_resume_point_before_the_first(tmp_path: Path) -> None:

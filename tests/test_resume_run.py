@@ -114,3 +114,8 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_weights_of_an_unbroken_o
         assert found[stage].keys() == tensors.keys()
         differing = [name for name, value in tensors.items() if not torch.equal(value, found[stage][name])]
         assert differing == [], stage
+        records = [
+            json.loads((output / "stages" / stage / "record.json").read_text())
+            for output in (unbroken.output, tmp_path / "broken")
+        ]
+        assert records[0]["flops"] == records[1]["flops"] != {}

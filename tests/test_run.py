@@ -22,7 +22,7 @@ from omni_avsr.media import write_audio
 from omni_avsr.resume import ResumePoint
 from omni_avsr.run import RunConfig, run
 from omni_avsr.stage_data import whole_plans
-from omni_avsr.types import Modality, Task
+from omni_avsr.types import Modality, RunRecord, Task
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,9 @@ def test_every_stage_leaves_its_tensors_resume_point_and_record(finished: RunCon
         assert (record["stage"], record["steps"]) == (name.partition("-")[2], 2)
         assert record["num_trainable"] > 0
         assert 0 < record["metrics"]["validation/loss"] < 100
+        assert RunRecord(**record).flops["backward"] != {}
+        del record["flops"]
+        assert RunRecord(**record).flops == {}  # one of before FLOPs were counted
 
 
 def test_figures_of_training_and_validation_are_in_the_csv(finished: RunConfig) -> None:

@@ -163,7 +163,7 @@ def test_features_that_depend_on_their_batch_are_not_stored(folder: Path, monkey
         ({"log_every": 0}, r"^train\.log_every: .*greater than 0"),
         ({"trainer": {"gpus": 2}}, "trainer has gpus, which lightning.Trainer does not take"),
         ({"trainer": {"max_epochs": 2}}, "trainer has max_epochs, which follows from the stage's settings"),
-        ({"trainer": {"precision": "bf16-true"}}, "trainer.precision is bf16-true; choose 32-true, bf16-mixed"),
+        ({"trainer": {"precision": "16-true"}}, "trainer.precision is 16-true; choose 32-true, bf16-mixed"),
         ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy is fsdp, .*; use trainer=fsdp or trainer=sharded"),
         ({"trainer": {"strategy": "sharded", "precision": "16-mixed"}}, "16-mixed, which .* sharded cannot have"),
         ({"stages": {"Joint Stage": stage_values("joint", 2)}}, r"^train\.stages\.Joint Stage: .*pattern"),
@@ -172,6 +172,18 @@ def test_features_that_depend_on_their_batch_are_not_stored(folder: Path, monkey
 def test_a_wrong_setting_is_named(change: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
         run_config(folder, folder / "bad", **({"stages": all_stages()} | change))
+
+
+def test_a_model_of_another_size_than_its_facts_say_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"models": 1, "llm_passes": 3, "active_parameters": 9, "lora_set": 2, "projector": 2}
+    facts |= {"trained_parameters": {"asr+vsr+avsr": 12_345}, "tokens_per_second": {"asr 4": 12.5}}
+    stages = {"joint": stage_values("joint", 2)}
+    # With a stage before it, it is refused before that one, too.
+    for chosen in (stages, all_stages()):
+        values = run_values(folder, folder / "bad", chosen, facts=facts)
+        refused(values, r"trains [\d,]+ parameters, but facts\.trained_parameters says 12,345 for asr", monkeypatch)
+    facts["trained_parameters"] = {"asr": 3}
+    refused(run_values(folder, folder / "bad", stages, facts=facts), "has no asr\\+vsr\\+avsr, only asr", monkeypatch)
 
 
 def test_clips_without_what_a_stage_reads_are_left_to_the_other_stages(folder: Path) -> None:

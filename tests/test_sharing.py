@@ -96,10 +96,15 @@ def test_a_card_names_bases_of_the_hub_and_the_stages() -> None:
         audio_encoder=WhisperConfig("openai/whisper-tiny.en", sha256="2" * 64),
     )
     start = {"parts": ["encoders.*"], "checkpoint_sha256": "3" * 64}
-    text = model_card(model, {"domain": "read speech", "records": [RECORD], "start": start})
+    counted = RECORD | {
+        "stage": "later",
+        "flops": {"forward": {"llm": 1e15}, "backward": {"llm": 2e15, "logits": 5e14}},
+    }
+    text = model_card(model, {"domain": "read speech", "records": [RECORD, counted], "start": start})
     card = ModelCard(text)
     assert card.data.base_model == ["meta-llama/Llama-3.2-1B", "openai/whisper-tiny.en"]
-    assert "| joint | 900 | 1,234,567 | 1.50 | asr_4_wer 0.013 | abc123 | 2026-01-31 |" in text
+    assert "| joint | 900 | 1,234,567 | 1.50 | unknown | asr_4_wer 0.013 | abc123 | 2026-01-31 |" in text
+    assert "| later | 900 | 1,234,567 | 1.50 | 3,500 | asr_4_wer 0.013 | abc123 | 2026-01-31 |" in text
     assert f"It started from encoders.* of the checkpoint with sha256 {'3' * 64}." in text
     assert "Tasks: ASR. " in text
     local = ModelConfig(llm=LLMConfig("pip:package/model.gguf"), audio_encoder=model.audio_encoder)

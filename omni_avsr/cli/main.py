@@ -15,6 +15,8 @@ EXTRAS = {
     "noise": "prepare",
     "transcribe": "prepare",
     "demo": "demo",
+    "fit-scaling": "train",
+    "plan": "train",
 }
 """The extra of the package that a command needs."""
 
@@ -28,6 +30,8 @@ COMMANDS = {
     "demo": "serve a page to try a checkpoint on",
     "splice": "make new training clips from pieces of prepared ones",
     "noise": "prepare noise to train and to test in, or mix babble",
+    "fit-scaling": "fit laws of error over compute, sizes and data to finished runs",
+    "plan": "what to train with a budget, by fitted laws",
 }
 
 

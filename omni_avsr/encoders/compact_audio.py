@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from omni_avsr.config import CompactAudioConfig
 from omni_avsr.encoders.trunk import Trunk
-from omni_avsr.features import NUM_MELS, log_mel
+from omni_avsr.features import NUM_MELS, log_mel, num_mel_frames
 from omni_avsr.types import Features
 
 
@@ -34,9 +34,13 @@ class CompactAudioEncoder(nn.Module):
             raise ValueError("a clip without audio samples cannot be encoded")
         mel = log_mel(inputs)
         hidden = F.gelu(self.conv1(mel.values.transpose(1, 2))).transpose(1, 2)
-        lengths = (mel.lengths + 1) // 2
+        lengths = self.num_features(inputs.lengths)
         hidden = F.gelu(self.conv2(_masked(hidden, mel.lengths).transpose(1, 2))).transpose(1, 2)
         return self.trunk(Features(self.dropout(_masked(hidden, lengths)), lengths))
+
+    def num_features(self, num_samples: Tensor) -> Tensor:
+        """Features of clips of ``num_samples`` samples."""
+        return (num_mel_frames(num_samples) + 1) // 2
 
 
 def _masked(values: Tensor, lengths: Tensor) -> Tensor:

@@ -87,23 +87,29 @@ class WhisperEncoder(nn.Module):
             ValueError: a clip is empty or longer than the context (30 s in the released models).
         """
         self._check(inputs.lengths)
-        mel_lengths = num_mel_frames(inputs.lengths)
-        lengths = (mel_lengths + _CONV_STRIDE - 1) // _CONV_STRIDE
+        lengths = self.num_features(inputs.lengths)
+        num_mel, num_positions = self.num_computed(inputs.lengths)
+        attended = None
+        if self.context == "trimmed":
+            attended = torch.arange(num_positions, device=lengths.device) < lengths[:, None]
+        values = self._encode(log_mel_window(inputs, num_mel, self.num_mels), num_positions, attended)
+        features = Features(values[:, : int(lengths.max())], lengths)
+        return Features(features.values.masked_fill(~features.mask()[..., None], 0.0), lengths)
+
+    def num_features(self, num_samples: Tensor) -> Tensor:
+        """Features of clips of ``num_samples`` samples."""
         if self.length == "published":
             # In float32, as there: of 1 to 1500 whole features, 66 come out one lower (on a CPU).
-            lengths = (inputs.lengths.float() / SAMPLE_RATE * self.frame_rate).long().clamp(min=_FEWEST_PUBLISHED)
-        longest = int(lengths.max())
+            return (num_samples.float() / SAMPLE_RATE * self.frame_rate).long().clamp(min=_FEWEST_PUBLISHED)
+        return (num_mel_frames(num_samples) + _CONV_STRIDE - 1) // _CONV_STRIDE
+
+    def num_computed(self, num_samples: Tensor) -> tuple[int, int]:
+        """Log-mel frames and positions that are computed for each clip of a batch."""
         max_mel_frames = _CONV_STRIDE * self.num_positions
-
         if self.context == "full":
-            values = self._encode(log_mel_window(inputs, max_mel_frames, self.num_mels), self.num_positions, None)
-        else:
-            num_mel = min(int(mel_lengths.max()) + _CONV_REACH, max_mel_frames)
-            attended = torch.arange(longest, device=lengths.device) < lengths[:, None]
-            values = self._encode(log_mel_window(inputs, num_mel, self.num_mels), longest, attended)
-
-        features = Features(values[:, :longest], lengths)
-        return Features(features.values.masked_fill(~features.mask()[..., None], 0.0), lengths)
+            return max_mel_frames, self.num_positions
+        num_mel = int(num_mel_frames(num_samples).max()) + _CONV_REACH
+        return min(num_mel, max_mel_frames), int(self.num_features(num_samples).max())
 
     def _encode(self, mel: Tensor, num_positions: int, attended: Tensor | None) -> Tensor:
         """mel [B, frames, mels] -> [B, num_positions, D]; attended [B, num_positions] bool, None when all are."""

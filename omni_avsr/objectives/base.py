@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from omni_avsr.types import Batch
+from omni_avsr.types import Batch, Workload
 
 LabelUnit = Literal["tokens", "characters"]
 """What an objective counts as one label: tokens of an LLM or a Whisper decoder, or characters of CTC."""
@@ -22,12 +22,14 @@ class ObjectiveOutput:
     figures: detached values worth logging; like the loss, the micro-batches of a step add up to the step's value.
     num_tokens: real tokens (encoder frames, or positions of the LLM) the loss was computed from.
     num_padded_tokens: the same with padding.
+    work: what it was computed from, for the count of FLOPs.
     """
 
     loss: Tensor
     figures: Mapping[str, Tensor]
     num_tokens: int
     num_padded_tokens: int
+    work: Workload
 
 
 class Objective(Protocol):

@@ -13,7 +13,7 @@ from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
 from omni_avsr.objectives.frame_targets import FrameTargets
 from omni_avsr.objectives.mixup import mix
 from omni_avsr.stages import MixupConfig
-from omni_avsr.types import Batch, Features, Modality, Task
+from omni_avsr.types import Batch, Features, Modality, Task, Workload, lengths_of
 
 TASK_OF = {Modality.AUDIO: Task.ASR, Modality.VIDEO: Task.VSR}
 """The task whose clips and labels an objective on one modality trains on."""
@@ -43,17 +43,24 @@ class CTCObjective(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> ObjectiveOutput:
         encoder, _ = ctc_parts(model, self.modality)
         if self.mixup is None or not self.training:
-            features = encoder(batch.inputs[self.modality])
+            inputs, num_readings = batch.inputs[self.modality], 1
+            features = encoder(inputs)
             figures = self._losses(model, batch, features, torch.ones(len(batch)))
         else:
             mixed = mix(batch, self.modality, self.mixup.share, self.mixup.weight, self.seed)
-            features = encoder(mixed.inputs)
+            inputs, num_readings = mixed.inputs, 2
+            features = encoder(inputs)
             figures = self._losses(model, batch, features, 1 - mixed.weights)
             for name, loss in self._losses(model, mixed.other, features, mixed.weights).items():
                 figures[name] = figures[name] + loss
         loss = figures["ctc"] + sum(weight * figures[name] for name, weight in self.frame_weights.items())
         figures = {name: value.detach() for name, value in figures.items()}
-        return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel())
+        work = Workload(
+            lengths_of({**batch.inputs, self.modality: inputs}),
+            torch.tensor([self.num_label_tokens(model, text) for text in batch.texts]),
+            num_readings=num_readings,
+        )
+        return ObjectiveOutput(loss, figures, int(features.lengths.sum()), features.mask().numel(), work)
 
     def _losses(self, model: nn.Module, batch: Batch, features: Features, weights: Tensor) -> dict[str, Tensor]:
         """The losses by name, each clip's by its weight."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from omni_avsr.compression import compress, draw_rates
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.base import LabelUnit, ObjectiveOutput
-from omni_avsr.types import Batch, Clip, Features
+from omni_avsr.types import Batch, Clip, Features, Workload, lengths_of
 
 
 class EmbedLinkObjective(nn.Module):
@@ -46,7 +46,9 @@ class EmbedLinkObjective(nn.Module):
             num_tokens += int(tokens.lengths.sum())
             num_padded += tokens.mask().numel()
         figures = {name: loss.detach() for name, loss in losses.items()}
-        return ObjectiveOutput(torch.stack(list(losses.values())).sum(), figures, num_tokens, num_padded)
+        num_labels = torch.tensor([self.num_label_tokens(model, text) for text in batch.texts])
+        work = Workload(lengths_of(batch.inputs), num_labels, lengths_of(batch.features), {rates: ()})
+        return ObjectiveOutput(torch.stack(list(losses.values())).sum(), figures, num_tokens, num_padded, work)
 
     def _distances(self, tokens: Tensor, targets: Tensor, embedding_std: float) -> Tensor:
         """[B, N, H] twice -> [B, N]."""

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from omni_avsr.files import write_atomically
-from omni_avsr.published.names import AUDIO, EMBEDDINGS, HEAD, LLM, lora_of
+from omni_avsr.published.names import AUDIO, DERIVED, EMBEDDINGS, HEAD, LLM, lora_of
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.gguf", "*.pt", "*.pth", "*.h5", "*.msgpack")
 
@@ -32,7 +32,11 @@ def write_llm(state: Mapping[str, Tensor], reference: Path, vocab_size: int, fol
     reference: a folder with its config.json and tokenizer.
     """
     lora = lora_of(state, LLM)
-    weights = {n.removeprefix(LLM): v for n, v in state.items() if n.startswith(LLM) and n not in lora}
+    weights = {
+        n.removeprefix(LLM): v
+        for n, v in state.items()
+        if n.startswith(LLM) and n not in lora and not n.endswith(DERIVED)
+    }
     for name in (EMBEDDINGS, HEAD):
         if (short := name.removeprefix(LLM)) in weights:
             weights[short] = weights[short][:vocab_size]

@@ -111,7 +111,10 @@ def read_prompts(state: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase
     for name, task in TASK_NAMES.items():
         if (rows := state.get(f"{PROMPT}{name}")) is None:
             continue
-        ids = [_row_of(row, state[EMBEDDINGS], f"{PROMPT}{name}") for row in rows.flatten(0, -2)]
+        ids = tokenizer(prompts[task], add_special_tokens=False)["input_ids"]
+        if torch.equal(state[EMBEDDINGS][ids], rows[0]):
+            continue
+        ids = [_row_of(row, state[EMBEDDINGS], f"{PROMPT}{name}") for row in rows[0]]
         text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one sequence of ids, not a batch"
         if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
@@ -129,6 +132,7 @@ def _row_of(row: Tensor, embeddings: Tensor, name: str) -> int:
 
 def _extract(state: Mapping[str, Tensor], folder: Path, llm: Path, wanted: ModelConfig, vocab_size: int) -> ModelConfig:
     """Write the base models of ``state`` below ``folder``; returns the settings that name them there."""
+    folder = folder.absolute()  # it is found again from any working directory
     folder.mkdir(parents=True, exist_ok=True)
     write_llm(state, llm, vocab_size, folder / "llm")
     wanted = replace(wanted, llm=replace(wanted.llm, weights=str(folder / "llm")))

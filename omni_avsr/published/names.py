@@ -17,6 +17,8 @@ TASK_NAMES = {"audio": Task.ASR, "video": Task.VSR, "audiovisual": Task.AVSR}
 AUDIO, VIDEO, LLM = "audio_encoder.", "video_encoder.", "llm."
 EMBEDDINGS, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 PROMPT = "prompt_"
+DERIVED = "rotary_emb.inv_freq"
+"""A buffer that follows from settings; older releases of transformers stored it."""
 
 _PROJECTOR = re.compile(r"(audio|video)_proj\.(?:(\d+)\.)?(\d)\.(weight|bias)")
 _LORA = re.compile(r"(.*\.self_attn)\.lora_(down|up)_([QV])(?:\.(audio|video|audiovisual)|(_shared))?\.weight")
@@ -37,7 +39,7 @@ def own_names(state: Mapping[str, Tensor], rates: Mapping[Modality, Sequence[int
     renamed: dict[str, Tensor] = {}
     unknown = []
     for name, value in state.items():
-        if name.startswith((PROMPT, VIDEO)) or name in (EMBEDDINGS, HEAD):
+        if name.startswith((PROMPT, VIDEO)) or name in (EMBEDDINGS, HEAD) or name.endswith(DERIVED):
             continue
         if (new := _new_name(name, rates, adapted)) is None:
             unknown.append(name)

@@ -11,9 +11,12 @@ from helpers_model import run_values, stage_values, write_configs, write_corpus
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_one_run_for_each_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_sweep_trains_one_run_for_each_value(tmp_path: Path, devices: int) -> None:
     write_corpus(tmp_path / "corpus")
     values = run_values(tmp_path, tmp_path / "rank-${model.adapters.rank}", {"joint": stage_values("joint", 1)})
+    if devices > 1:
+        values["trainer"] |= {"devices": devices, "strategy": "ddp_find_unused_parameters_true"}
     arguments = write_configs(tmp_path / "conf", values)
     code = "from omni_avsr.cli.main import main; main()"
     done = subprocess.run(

@@ -28,6 +28,7 @@ from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.main import main
 from omni_avsr.config import (
+    PUBLISHED_PROMPTS,
     AdapterConfig,
     AVHubertConfig,
     LLMConfig,
@@ -41,7 +42,7 @@ from omni_avsr.config import (
 from omni_avsr.model import OmniAVSR
 from omni_avsr.published.facts import ImportConfig
 from omni_avsr.published.importer import import_checkpoint, import_state, read_state
-from omni_avsr.published.names import own_names
+from omni_avsr.published.names import TASK_NAMES, own_names
 from omni_avsr.shapes import shaped_model
 from omni_avsr.types import Modality, Rates, Task
 
@@ -120,6 +121,21 @@ def test_base_models_can_be_taken_from_the_checkpoint(tmp_path: Path) -> None:
         import_state(state, config)
 
 
+def test_prompts_of_tokens_with_equal_embeddings_and_derived_buffers_are_no_obstacle(tmp_path: Path) -> None:
+    original = published_model(tmp_path)
+    state = official_state(original) | {"llm.model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    weights = state["llm.model.embed_tokens.weight"]
+    [letter] = original.text.encode("t")
+    for rows in (weights, state["llm.lm_head.weight"]):
+        rows[1] = rows[letter]
+    state |= {
+        f"prompt_{name}": weights[original.text.encode(PUBLISHED_PROMPTS[task])][None]
+        for name, task in TASK_NAMES.items()
+    }
+    config = settings(tmp_path, extract=tmp_path / "bases")
+    assert import_state(state, config)[0].config.prompts == PUBLISHED_PROMPTS
+
+
 def test_other_base_weights_are_refused(tmp_path: Path) -> None:
     state = official_state(published_model(tmp_path))
     state["llm.model.norm.weight"] = state["llm.model.norm.weight"] + 1
@@ -172,6 +188,7 @@ def test_the_command_makes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     main()
     assert_same(load_checkpoint(tmp_path / "out"), original)
+    assert f"Imported from {file.name} of Omni-AVSR's authors" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_half_precision_is_kept_and_compared_as_such(tmp_path: Path) -> None:
