@@ -56,7 +56,7 @@ class AVHubertEncoder(nn.Module):
         if int(inputs.lengths.min()) < 1:
             raise ValueError("a clip without video frames cannot be encoded")
         mask = inputs.mask()
-        video = self.project(self.resnet(inputs.values, mask))
+        video = self.project(self.resnet(inputs.values.to(self.fuse.weight.dtype), mask))
         silent = torch.cat([torch.zeros_like(video), video], dim=-1)
         fused = self.fuse(self.fusion_norm(silent))
         x = fused.new_zeros(*mask.shape, self.output_dim)
