@@ -46,7 +46,7 @@ format: setup  ## format, and mend what the linter can
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-bench: setup  ## measure speed and memory of training, decoding and, with GRID=FOLDER of its clips, preparing (JSON)
+bench: setup  ## measure speed and memory of training (the published recipe at its size too), decoding and, with GRID=FOLDER of its clips, preparing (JSON)
 	$(RUN) benchmarks.run $(if $(GRID),--grid "$(GRID)") $(BENCH_ARGS)
 
 clean:  ## remove caches and build output (not the environment)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Size = Literal["smollm2_135m", "tiny"]
+Size = Literal["smollm2_135m", "llama_1b", "tiny"]
 
 AUDIO_RATES, VIDEO_RATES = (4, 16), (2, 5)
 NUM_NEW_TOKENS = 8
 CLIP_SECONDS = 3.0
+REAL_SIZE_GIB = 8.0
+"""What the case of real size needs, with a margin for what else runs."""
 MIXED_SECONDS = (1.0, 1.5, 2.0, 2.5, 3.5, 4.0, 4.5, 5.0)
 """Eight clips of 3 s on average: what padding costs when a batch is not sorted by length."""
 
@@ -39,6 +41,39 @@ class TrainingCase(Case):
         shortest, longest = min(self.clip_seconds), max(self.clip_seconds)
         length = f"{longest:g} s" if shortest == longest else f"{shortest:g}-{longest:g} s"
         return f"{len(self.clip_seconds)} x {length}" + ", checkpointing" * self.gradient_checkpointing
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCase(Case):
+    """Forward and backward of the three tasks with the parts, and the trained ones, of the published recipe in small:
+    SmolLM2-135M, Whisper tiny, AV-HuBERT Base; one LoRA for all tasks, and LoRA in AV-HuBERT."""
+
+    clip_seconds: Sequence[float]
+    audio_rate: int
+    video_rate: int
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.clip_seconds)} x {max(self.clip_seconds):g} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSizeCase(Case):
+    """The published recipe at its size (Llama-3.2-1B, Whisper medium.en, AV-HuBERT Large, hybrid LoRA), all that is
+    frozen in bfloat16: one optimizer step, and one clip transcribed.
+
+    needed_gib: free memory without which the case is left out.
+    """
+
+    clip_seconds: Sequence[float]
+    audio_rate: int
+    video_rate: int
+    num_new_tokens: int
+    needed_gib: float
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.clip_seconds)} x {max(self.clip_seconds):g} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +134,7 @@ class PreparationCase:
         return f"{self.finder}, {self.num_workers} process{'es' * (self.num_workers > 1)}"
 
 
-AnyCase = TrainingCase | DecodingCase | ImportCase | PreparationCase
+AnyCase = TrainingCase | PublishedCase | RealSizeCase | DecodingCase | ImportCase | PreparationCase
 
 
 def training_cases(num_repetitions: int, seed: int) -> list[TrainingCase]:
@@ -115,6 +150,38 @@ def training_cases(num_repetitions: int, seed: int) -> list[TrainingCase]:
         gradient_checkpointing=False,
     )
     return [plain, replace(plain, gradient_checkpointing=True), replace(plain, clip_seconds=list(MIXED_SECONDS))]
+
+
+def published_cases(num_repetitions: int, seed: int) -> list[PublishedCase]:
+    """The step that the published code was timed with."""
+    return [
+        PublishedCase(
+            size="smollm2_135m",
+            num_warmups=1,
+            num_repetitions=num_repetitions,
+            seed=seed,
+            clip_seconds=[CLIP_SECONDS] * 8,
+            audio_rate=AUDIO_RATES[0],
+            video_rate=VIDEO_RATES[0],
+        )
+    ]
+
+
+def real_size_cases(seed: int) -> list[RealSizeCase]:
+    """One step from the start: nothing is warm in a first one, and memory is what is asked."""
+    return [
+        RealSizeCase(
+            size="llama_1b",
+            num_warmups=0,
+            num_repetitions=1,
+            seed=seed,
+            clip_seconds=[CLIP_SECONDS],
+            audio_rate=AUDIO_RATES[0],
+            video_rate=VIDEO_RATES[0],
+            num_new_tokens=NUM_NEW_TOKENS,
+            needed_gib=REAL_SIZE_GIB,
+        )
+    ]
 
 
 def decoding_cases(num_repetitions: int, seed: int) -> list[DecodingCase]:
@@ -167,8 +234,10 @@ def quick_cases(seed: int) -> list[AnyCase]:
     """Every benchmark at tiny shapes, once: shows that it runs, and says nothing of speed."""
     checkpointed = next(case for case in training_cases(1, seed) if case.gradient_checkpointing)
     decoding = decoding_cases(1, seed)
-    # The two ends: one clip of ASR greedily, eight of AVSR by beams.
-    heavy: list[TrainingCase | DecodingCase] = [checkpointed, decoding[0], decoding[-1]]
+    real_size = [replace(case, needed_gib=1.0) for case in real_size_cases(seed)]
+    # Of decoding the two ends: one clip of ASR greedily, eight of AVSR by beams.
+    heavy: list[TrainingCase | PublishedCase | RealSizeCase | DecodingCase]
+    heavy = [checkpointed, *published_cases(1, seed), *real_size, decoding[0], decoding[-1]]
     return [
         *(replace(case, size="tiny", num_warmups=0) for case in heavy),
         *(replace(case, num_warmups=0) for case in import_cases(1)),
@@ -179,6 +248,8 @@ def all_cases(num_repetitions: int, seed: int) -> list[AnyCase]:
     """All that a report holds."""
     return [
         *training_cases(num_repetitions, seed),
+        *published_cases(num_repetitions, seed),
+        *real_size_cases(seed),
         *decoding_cases(num_repetitions, seed),
         *import_cases(num_repetitions),
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -25,8 +26,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 UNITS: Mapping[str, str] = {
     "encode_seconds": "s, waveforms and crops to encoder features (log-mel included), median",
-    "forward_seconds": "s, compression, projectors and the LLM's passes of all tasks to the loss, median",
+    "forward_seconds": "s, compression, projectors and the LLM's passes of all tasks to the losses' gradient, median",
     "backward_seconds": "s, median",
+    "encode_audio_seconds": "s, waveforms to encoder features (log-mel included), median",
+    "encode_video_seconds": "s, mouth crops to encoder features, median",
+    "assemble_seconds": "s, compression, projectors and the assembly of sequences, all tasks, median",
+    "llm_seconds": "s, forward passes of the LLM but for its output matrix, all tasks, median",
+    "loss_seconds": "s, output matrix where labels stand, cross entropy and its gradient, all tasks, median",
+    "build_seconds": "s, making the model",
     "optimizer_seconds": "s, AdamW step, median",
     "generate_seconds": "s, compression, projectors, the LLM's passes and reading the ids as text, median",
     "import_seconds": "s, median over fresh processes",
@@ -50,6 +57,16 @@ UNITS: Mapping[str, str] = {
     "prompt_tokens": "LLM positions of one clip before the first new token",
     "new_tokens": "tokens written for each clip, fixed",
     "llm_passes": "forward passes of the LLM for the batch",
+    "libraries_mib": "MiB resident before the model is made: interpreter and libraries",
+    "audio_encoder_mib": "MiB of frozen weights of the audio encoder",
+    "video_encoder_mib": "MiB of frozen weights of the video encoder",
+    "llm_mib": "MiB of frozen weights of the LLM but for its embeddings",
+    "embeddings_mib": "MiB of the LLM's embeddings, which are its output matrix too",
+    "adapters_mib": "MiB of LoRA, of the LLM and of the video encoder",
+    "projectors_mib": "MiB of the projectors and markers",
+    "gradients_mib": "MiB of gradients after a step",
+    "optimizer_mib": "MiB of the optimizer's state after a step",
+    "activations_mib": "MiB, what is left of the peak: activations, work space and what the allocator holds",
     "build_peak_memory_mib": "MiB resident at most before the first repetition, or before the import",
     "peak_memory_mib": "MiB resident at most in the whole process",
 }
@@ -64,10 +81,14 @@ class Stopwatch:
         self._since = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """Note the time since the last lap (or the start) as ``part``."""
+        """Add the time since the last lap (or the start) to ``part``."""
         now = time.perf_counter()
-        self.seconds[part] = now - self._since
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now
+
+    def join(self, parts: Iterable[str], name: str) -> None:
+        """Make one part of several."""
+        self.seconds[name] = sum(self.seconds.pop(part) for part in parts)
 
 
 def repeat(run: Callable[[], Stopwatch], num_warmups: int, num_repetitions: int) -> dict[str, float]:
@@ -94,6 +115,15 @@ def peak_memory_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024**2 if sys.platform == "darwin" else peak / 1024
+
+
+def available_memory_gib() -> float:
+    """Memory that a new process could have without any other losing its own; infinite where no one tells."""
+    if sys.platform != "linux":
+        return math.inf
+    facts = Path("/proc/meminfo").read_text(encoding="utf-8")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", facts, re.MULTILINE)
+    return int(found.group(1)) / 1024**2 if found else math.inf
 
 
 def pin_threads() -> None:

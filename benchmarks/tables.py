@@ -6,15 +6,39 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from benchmarks.cases import AnyCase, DecodingCase, ImportCase, PreparationCase, TrainingCase
+from benchmarks.cases import (
+    AnyCase,
+    DecodingCase,
+    ImportCase,
+    PreparationCase,
+    PublishedCase,
+    RealSizeCase,
+    TrainingCase,
+)
 
 Figures = Mapping[str, float]
+LEDGER = (
+    "libraries",
+    "audio_encoder",
+    "video_encoder",
+    "llm",
+    "embeddings",
+    "adapters",
+    "projectors",
+    "gradients",
+    "optimizer",
+    "activations",
+)
+"""The parts that add up to the peak of a step at real size."""
 
 
 def tables(results: Sequence[tuple[AnyCase, Figures]]) -> list[Table]:
     """One table for each benchmark that has results."""
     made = (
         _training([(case, figures) for case, figures in results if isinstance(case, TrainingCase)]),
+        _published([(case, figures) for case, figures in results if isinstance(case, PublishedCase)]),
+        _real_size([(case, figures) for case, figures in results if isinstance(case, RealSizeCase)]),
+        _ledger([(case, figures) for case, figures in results if isinstance(case, RealSizeCase)]),
         _decoding([(case, figures) for case, figures in results if isinstance(case, DecodingCase)]),
         _imports([(case, figures) for case, figures in results if isinstance(case, ImportCase)]),
         _preparation([(case, figures) for case, figures in results if isinstance(case, PreparationCase)]),
@@ -34,6 +58,33 @@ def _training(results: Sequence[tuple[TrainingCase, Figures]]) -> Table:
             f"{figures['padded_token_share']:.1%}",
             f"{figures['peak_memory_mib']:.0f}",
         )
+    return table
+
+
+def _published(results: Sequence[tuple[PublishedCase, Figures]]) -> Table:
+    parts = ("encode_audio", "encode_video", "assemble", "llm", "loss", "backward", "total")
+    table = _table("the published recipe's step, seconds", "clips", *(part.replace("_", " ") for part in parts), "MiB")
+    for case, figures in results:
+        seconds = (f"{figures[f'{part}_seconds']:.2f}" for part in parts)
+        table.add_row(case.label, *seconds, f"{figures['peak_memory_mib']:.0f}")
+    return table
+
+
+def _real_size(results: Sequence[tuple[RealSizeCase, Figures]]) -> Table:
+    parts = ("build", "encode", "forward", "backward", "optimizer", "generate")
+    table = _table("the published recipe at its size, seconds", "clips", *parts, "MiB")
+    for case, figures in results:
+        seconds = (f"{figures[f'{part}_seconds']:.2f}" for part in parts)
+        table.add_row(case.label, *seconds, f"{figures['peak_memory_mib']:.0f}")
+    return table
+
+
+def _ledger(results: Sequence[tuple[RealSizeCase, Figures]]) -> Table:
+    table = _table("where the bytes are in its step", "part", "MiB")
+    for _, figures in results:
+        for part in LEDGER:
+            table.add_row(part.replace("_", " "), f"{figures[f'{part}_mib']:.0f}")
+        table.add_row("all", f"{sum(figures[f'{part}_mib'] for part in LEDGER):.0f}")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.cases import TrainingCase
+from benchmarks.laps import Laps
 from benchmarks.measure import Stopwatch, peak_memory_mib, pin_threads, read_case, repeat, write_figures
 from benchmarks.models import random_inputs, random_model, random_texts
 from omni_avsr.config import PUBLISHED_TASK_WEIGHTS
@@ -20,6 +21,7 @@ def measure(case: TrainingCase) -> dict[str, float]:
     model = random_model(case.size, case.seed)
     freeze_all_but(model, TRAINABLE)
     set_modes(model)
+    laps = Laps(model)
     if case.gradient_checkpointing:
         model.router.enable_gradient_checkpointing(model.llm)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -32,15 +34,15 @@ def measure(case: TrainingCase) -> dict[str, float]:
 
     def step() -> Stopwatch:
         optimizer.zero_grad()
-        watch = Stopwatch()
+        watch = laps.restart()
         features = model.encode(inputs)
         watch.lap("encode")
         output = model.loss(features, texts, rates, weights, num_label_tokens)
-        watch.lap("forward")
         output.loss.backward()
         watch.lap("backward")
         optimizer.step()
         watch.lap("optimizer")
+        watch.join(Laps.FORWARD, "forward")
         counts.update(real=output.num_llm_tokens, padded=output.num_padded_tokens)
         return watch
 

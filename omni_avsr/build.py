@@ -10,6 +10,8 @@ from torch import nn
 from omni_avsr.adapters import add_adapters
 from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
+from omni_avsr.gated_mlp import use_lean_mlps
+from omni_avsr.linear import use_onednn
 from omni_avsr.llm import LLM, load_llm
 from omni_avsr.model import OmniAVSR
 from omni_avsr.projector import ModalityProjector
@@ -26,7 +28,9 @@ class Encoders(nn.Module):
 
 def build_encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality] = tuple(Modality)) -> Encoders:
     """Build the encoders that ``config`` has for ``modalities``; random initialisation follows ``seed``."""
-    return Encoders(nn.ModuleDict({str(m): encoder for m, encoder in _encoders(config, seed, modalities).items()}))
+    encoders = Encoders(nn.ModuleDict({str(m): encoder for m, encoder in _encoders(config, seed, modalities).items()}))
+    use_onednn(encoders)
+    return encoders
 
 
 def _encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality]) -> dict[Modality, SpeechEncoder]:
@@ -64,4 +68,7 @@ def assemble_model(config: ModelConfig, llm: LLM, encoders: Mapping[Modality, Sp
         }
         generator = torch.Generator().manual_seed(seed)
         router = add_adapters(llm.model, config.adapters, generator, config.tasks)
-        return OmniAVSR(config, llm, router, encoders, projectors)
+        model = OmniAVSR(config, llm, router, encoders, projectors)
+        use_lean_mlps(model.llm)
+        use_onednn(model)
+        return model

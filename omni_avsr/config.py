@@ -39,13 +39,15 @@ class WhisperConfig:
     """A Whisper encoder of any size. ``context`` full pads to 30 s as Whisper was trained; trimmed encodes the clip.
 
     ``length`` covering keeps the feature of the last started 20 ms; published leaves it out, but gives at least 25
-    features, those of silence included (Omni-AVSR 1.2), for which the context has to be full.
+    features, those of silence included (Omni-AVSR 1.2), for which the context has to be full. ``dtype`` is of the
+    encoder's weights; a smaller one saves memory where they stay frozen. Log-mel and the features are float32.
     """
 
     weights: str
     kind: Literal["whisper"] = "whisper"
     context: Literal["full", "trimmed"] = "trimmed"
     length: Literal["covering", "published"] = "covering"
+    dtype: DType = "float32"
     ctc: bool = False
     sha256: str | None = None
 
@@ -60,6 +62,7 @@ class AVHubertConfig:
 
     ``lora`` is on Q and V of every layer (published: rank dim / 16, alpha twice that). ``dropout`` and ``layer_drop``
     act where the encoder is trained as a whole, or left in training mode as published (stages' ``drifting``).
+    ``dtype`` is of the encoder's weights, for where they stay frozen; LoRA and the features are float32.
     """
 
     weights: str | None = None
@@ -72,16 +75,18 @@ class AVHubertConfig:
     dropout: Probability = 0.1
     layer_drop: Probability = 0.05
     lora: LoRAConfig | None = None
+    dtype: DType = "float32"
     ctc: bool = False
     sha256: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
 class SelfSupervisedConfig:
-    """A wav2vec 2.0, HuBERT or WavLM encoder of any size."""
+    """A wav2vec 2.0, HuBERT or WavLM encoder of any size; ``dtype`` is of its weights, the features are float32."""
 
     weights: str
     kind: Literal["wav2vec2", "hubert", "wavlm"]
+    dtype: DType = "float32"
     ctc: bool = False
     sha256: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -14,6 +14,7 @@ from omni_avsr.beams import published_beam_stop
 from omni_avsr.compression import compress
 from omni_avsr.config import ModelConfig, PublishedSearch
 from omni_avsr.encoders.build import SpeechEncoder
+from omni_avsr.gradients import PartwiseLoss
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
 from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed, with_scored_padding
@@ -99,6 +100,9 @@ class OmniAVSR(nn.Module):
     ) -> StepOutput:
         """Weighted sum of the tasks' losses (Omni-AVSR 1.3), from one LLM pass per task.
 
+        Gradients are taken task by task on the way, so that one task's graph is in memory; ``backward`` gives the same
+        as for a plain sum.
+
         Args:
             features: of ``encode``.
             texts: transcripts.
@@ -106,24 +110,28 @@ class OmniAVSR(nn.Module):
             task_weights: tasks to train, with their share of the sum.
             num_label_tokens: per task, what the summed token losses are divided by: the scored tokens of the global
                 batch, so that micro-batches and ranks add up to its mean. None: by the scored tokens of these clips.
-            task_features: what a task reads in place of ``features``.
+            task_features: what a task reads in place of ``features``; made from them, or without gradient.
             score_padding: whether the eos under the padding counts as a label, and as a position to attend to.
         """
         transcripts = [self.text.encode(text) for text in texts]
-        total = torch.zeros((), device=self.device)
+        summed = PartwiseLoss([*(part.values for part in features.values()), *self._behind_encoders()], self.device)
         task_losses, num_tokens, num_padded = {}, 0, 0
-        for task, weight in task_weights.items():
+        # The longest sequences first: what they needed serves the others.
+        for task, weight in sorted(task_weights.items(), key=lambda item: -len(item[0].modalities)):
             tokens = self.tokens((task_features or {}).get(task, features), task, rates)
             sequence = assemble(task, tokens, self.text_ids, transcripts).to(self.device)
             if score_padding:
                 sequence = with_scored_padding(sequence)
             scored = num_label_tokens[task] if num_label_tokens else int((sequence.labels != IGNORE_INDEX).sum())
             loss = self._cross_entropy(task, tokens, sequence) / scored
-            total = total + weight * loss
+            summed.add(weight * loss)
             task_losses[task] = loss.detach()
             num_tokens += int(sequence.attention_mask.sum())
             num_padded += sequence.ids.numel()
-        return StepOutput(total, task_losses, num_tokens, num_padded)
+        return StepOutput(summed.total(), task_losses, num_tokens, num_padded)
+
+    def _behind_encoders(self) -> Iterator[nn.Parameter]:
+        return (parameter for name, parameter in self.named_parameters() if not name.startswith("encoders."))
 
     def _cross_entropy(self, task: Task, tokens: Mapping[Modality, Features], sequence: TokenSequence) -> Tensor:
         """Summed cross entropy of the labels; logits are made only where labels stand."""

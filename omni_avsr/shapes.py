@@ -119,12 +119,13 @@ def _random_encoder(config: ModelConfig, modality: Modality) -> SpeechEncoder:
     encoder = config.encoder_of(modality)
     assert encoder is not None
     if isinstance(encoder, WhisperConfig):
-        shape = whisper_shape(encoder.weights)
-        return SpeechEncoder(WhisperEncoder(shape, encoder.context, encoder.length), encoder.ctc)
+        whisper = WhisperEncoder(whisper_shape(encoder.weights), encoder.context, encoder.length)
+        return SpeechEncoder(whisper.to(getattr(torch, encoder.dtype)), encoder.ctc)
     if isinstance(encoder, SelfSupervisedConfig):
         sizes = _known(SELF_SUPERVISED_SHAPES, encoder.weights, "encoder")
         settings = transformers.AutoConfig.for_model(encoder.kind, **sizes)
-        return SpeechEncoder(SelfSupervisedEncoder(settings, normalize=True), encoder.ctc)
+        speech = SelfSupervisedEncoder(settings, normalize=True).to(getattr(torch, encoder.dtype))
+        return SpeechEncoder(speech, encoder.ctc)
     return build_encoder(replace(encoder, weights=None) if isinstance(encoder, AVHubertConfig) else encoder)
 
 

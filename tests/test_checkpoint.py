@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, WhisperModel
 
-from omni_avsr import checkpoint
+from omni_avsr import checkpoint, linear
 from omni_avsr.adapters import ROUTES
 from omni_avsr.build import build_model
 from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, read_info, save_checkpoint
@@ -311,7 +311,11 @@ def test_other_base_weights_under_the_same_name_are_refused(
 
 
 @torch.no_grad()
-def test_plain_peft_reads_an_adapter_and_gives_the_same_logits(models: Path, tmp_path: Path) -> None:
+def test_plain_peft_reads_an_adapter_and_gives_the_same_logits(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other side knows no oneDNN, whose order of summing differs by more than is allowed here.
+    monkeypatch.setattr(linear, "HAS_ONEDNN", False)
     model = tiny_model(models, adapters={"strategy": "shared"})
     save_checkpoint(tmp_path / "checkpoint", model, train(model), TRAINING)
     base = AutoModelForCausalLM.from_pretrained(models / "llm-llama")

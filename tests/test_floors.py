@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "files", "pickles", "provenance", "weights"),
-    ("archive", "media", "features", "numerals", "normalize", "transcript", "windows"),
+    ("archive", "media", "features", "linear", "gradients", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
-    ("sequence", "adapters", "llm", "vocabulary", "beams"),
+    ("sequence", "adapters", "llm", "gated_mlp", "vocabulary", "beams"),
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     ("flops",),

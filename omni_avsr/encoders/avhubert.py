@@ -21,6 +21,8 @@ STEM_FRAMES = 5
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
 BLOCKS_PER_STAGE = 2
+FRAMES_AT_ONCE = 64
+"""Frames that pass through the ResNet together: enough to keep a CPU's vector units busy, few enough for its caches."""
 
 
 class AVHubertEncoder(nn.Module):
@@ -54,7 +56,7 @@ class AVHubertEncoder(nn.Module):
         if int(inputs.lengths.min()) < 1:
             raise ValueError("a clip without video frames cannot be encoded")
         mask = inputs.mask()
-        video = self.project(self.resnet(inputs.values, mask))
+        video = self.project(self.resnet(inputs.values.to(self.fuse.weight.dtype), mask))
         silent = torch.cat([torch.zeros_like(video), video], dim=-1)
         fused = self.fuse(self.fusion_norm(silent))
         x = fused.new_zeros(*mask.shape, self.output_dim)
@@ -93,7 +95,15 @@ class ResNet(nn.Module):
         reach = STEM_FRAMES // 2
         video = video.masked_fill(~mask[..., None, None], 0.0)
         stacked = F.pad(video, (0, 0, 0, 0, reach, reach)).unfold(1, STEM_FRAMES, 1)
-        frames = stacked[mask].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        clips, steps = mask.nonzero(as_tuple=True)
+        # In training mode, batch norm has to see all frames at once.
+        size = len(clips) if self.training else FRAMES_AT_ONCE
+        parts = zip(clips.split(size), steps.split(size), strict=True)
+        return torch.cat([self._means(stacked[part]) for part in parts])
+
+    def _means(self, stacked: Tensor) -> Tensor:
+        """[N, H, W, STEM_FRAMES] -> [N, channels[-1]]."""
+        frames = stacked.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         means: Tensor = self.blocks(self.stem(frames)).mean(dim=(2, 3))
         return means
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from omni_avsr.config import (
@@ -40,7 +41,9 @@ class SpeechEncoder(nn.Module):
         self.ctc = CTCHead(encoder.output_dim) if has_ctc else None
 
     def forward(self, inputs: Features) -> Features:
-        return self.encoder(inputs)
+        """As ``Encoder`` says; the features are float32 whatever the encoder's own dtype."""
+        features: Features = self.encoder(inputs)
+        return Features(features.values.float(), features.lengths)
 
 
 def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
@@ -48,13 +51,14 @@ def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
     encoder: Encoder
     match config:
         case WhisperConfig():
-            encoder = WhisperEncoder.from_folder(_weights(config, config.weights), config.context, length=config.length)
+            folder = _weights(config, config.weights)
+            encoder = WhisperEncoder.from_folder(folder, config.context, _dtype(config), config.length)
         case SelfSupervisedConfig():
-            encoder = SelfSupervisedEncoder.from_folder(_weights(config, config.weights), config.kind)
+            encoder = SelfSupervisedEncoder.from_folder(_weights(config, config.weights), config.kind, _dtype(config))
         case AVHubertConfig(weights=None):
-            encoder = AVHubertEncoder(config)
+            encoder = AVHubertEncoder(config).to(_dtype(config))
         case AVHubertConfig(weights=str(weights)):
-            encoder = load_avhubert(_weights(config, weights), config)
+            encoder = load_avhubert(_weights(config, weights), config, _dtype(config))
         case CompactAudioConfig():
             encoder = CompactAudioEncoder(config)
         case CompactVideoConfig():
@@ -62,6 +66,11 @@ def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
     if isinstance(encoder, AVHubertEncoder) and isinstance(config, AVHubertConfig) and config.lora is not None:
         add_lora(encoder, config.lora, ("q_proj", "v_proj"))
     return SpeechEncoder(encoder, config.ctc)
+
+
+def _dtype(config: PretrainedEncoderConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def _weights(config: PretrainedEncoderConfig, reference: str) -> Path:

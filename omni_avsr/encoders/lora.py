@@ -13,7 +13,10 @@ NAME = "encoder"
 
 
 def add_lora(encoder: nn.Module, config: LoRAConfig, target_modules: Sequence[str]) -> None:
-    """Put LoRA on the linear layers named so, in place; what it starts as changes nothing (B is zero)."""
+    """Put LoRA on the linear layers named so, in place; what it starts as changes nothing (B is zero).
+
+    It is float32 whatever the dtype of the encoder, since small steps vanish in bfloat16.
+    """
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank, whatever the number
@@ -22,5 +25,8 @@ def add_lora(encoder: nn.Module, config: LoRAConfig, target_modules: Sequence[st
     )
     training = encoder.training
     inject_adapter_in_model(settings, encoder, NAME)
+    for name, parameter in encoder.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
     # The new modules come in train mode, with dropout on.
     encoder.train(training)

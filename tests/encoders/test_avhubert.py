@@ -45,6 +45,20 @@ def test_features_are_those_of_the_published_code(golden: dict[str, Tensor]) -> 
     torch.testing.assert_close(seen, golden["out.features"], rtol=0, atol=1e-5)
 
 
+def test_frames_pass_the_resnet_in_parts_unless_batch_norm_has_to_see_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = AVHubertEncoder(TINY).eval()
+    clips = [torch.randn(length, 88, 88) for length in (5, 9)]
+    whole, sizes = features(encoder, *clips), []
+    encoder.resnet.stem.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    monkeypatch.setattr("omni_avsr.encoders.avhubert.FRAMES_AT_ONCE", 4)
+    torch.testing.assert_close(features(encoder, *clips), whole, rtol=0, atol=1e-5)
+    assert sizes == [4, 4, 4, 2]
+    sizes.clear()
+    features(encoder.train(), *clips)
+    assert sizes == [14]
+
+
 def test_features_of_the_full_resnet_are_those_of_the_published_code(shared: Path) -> None:
     spec = importlib.util.spec_from_file_location("seeded", shared / "golden" / "seeded.py")
     assert spec is not None

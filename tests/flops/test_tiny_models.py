@@ -11,6 +11,7 @@ from helpers_flops import TOLERANCE, counted, deviations
 from helpers_model import AUDIO_ENCODERS, SELF_SUPERVISED, model_values, tiny_batch
 from transformers import WhisperConfig as Shape
 
+from omni_avsr import linear
 from omni_avsr.build import build_model
 from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
@@ -135,8 +136,17 @@ def test_avhubert(folder: Path, batch: Batch, trainable: list[str]) -> None:
     ],
 )
 def test_llms_and_what_is_trained_in_them(
-    folder: Path, batch: Batch, family: str, trainable: list[str], targets: list[str], checkpointing: bool
+    folder: Path,
+    batch: Batch,
+    family: str,
+    trainable: list[str],
+    targets: list[str],
+    checkpointing: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "down_proj" in targets or trainable == ["llm.*"]:
+        # Checkpointing leaves out a layer's last product the second time; oneDNN's it does not if that is trained.
+        monkeypatch.setattr(linear, "HAS_ONEDNN", False)
     values = model_values(folder, family=family, adapters={"target_modules": targets})
     found, expected, _ = step(built(values), batch, RECOGNITION, trainable, gradient_checkpointing=checkpointing)
     check(found, expected)
