@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-"""Whether there is a difference at all: below AVX-512 both use the whole width."""
+HAS_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+"""Whether there is a difference at all (below AVX-512 both use the whole width), and torch has the product by itself."""
 MIN_ROWS = 16
 """Rows of input below which MKL is as fast."""
 
