@@ -17,7 +17,7 @@ HAS_ONEDNN = (
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-"""Whether there is a difference at all (below AVX-512 both use the whole width), and torch has the product by itself."""
+"""Whether it makes a difference (below AVX-512 both use the whole width), and torch has the product by itself."""
 MIN_ROWS = 16
 """Rows of input below which MKL is as fast."""
 
