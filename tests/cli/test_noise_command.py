@@ -1,8 +1,6 @@
 """``omni-avsr noise``: corpora and babble to a noise manifest, and mistakes as one message with a status."""
 
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,6 @@ from omni_avsr.data.manifest import write_manifest
 from omni_avsr.data.noise_manifest import read_noise_manifest
 from omni_avsr.media import write_audio
 from omni_avsr.types import Clip
-
-
-@pytest.fixture(autouse=True)
-def _clean_logging() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
