@@ -159,6 +159,12 @@ def read_info(folder: Path) -> CheckpointInfo:
     Raises:
         ValueError: there is none, it cannot be read, or it is of another format.
     """
+    values = _read_config(folder)
+    model = from_mapping(ModelConfig, values["model"], "model")
+    return CheckpointInfo(model, values["training"], tuple(values.get("trained_base", ())))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} is no checkpoint: it has no {CONFIG}")
@@ -171,13 +177,13 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise ValueError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}")
     if missing := {"model", "training"} - values.keys():
         raise ValueError(f"{path} lacks {' and '.join(sorted(missing))}")
-    model = from_mapping(ModelConfig, values["model"], "model")
-    return CheckpointInfo(model, values["training"], tuple(values.get("trained_base", ())))
+    return dict(values)
 
 
 def checkpoint_sha256(folder: Path) -> str:
     """Fingerprint of what decides a checkpoint's outputs: its model settings and weights. ValueError: it is none."""
-    settings = json.dumps(to_mapping(read_info(folder).model), sort_keys=True)
+    # As they are stored: settings that a later release adds, at their defaults, change nothing.
+    settings = json.dumps(_read_config(folder)["model"], sort_keys=True)
     weights = file_sha256(*sorted((folder / ADAPTERS).rglob("*.safetensors")), folder / TRAINED)
     return hashlib.sha256(f"{settings}{weights}".encode()).hexdigest()
 

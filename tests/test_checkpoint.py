@@ -393,3 +393,10 @@ def test_the_fingerprint_is_of_what_decides_outputs(copy: Path) -> None:
     config["model"]["prompts"]["asr"] = "listen"
     (copy / "config.json").write_text(json.dumps(config))
     assert checkpoint_sha256(copy) != before
+
+
+def test_results_of_an_earlier_release_still_belong_to_their_checkpoint() -> None:
+    """Settings have been added since."""
+    experiment = Path(__file__).parents[1] / "experiments" / "001-grid-s1"
+    origin = json.loads((experiment / "results" / "origin.json").read_text())
+    assert checkpoint_sha256(experiment / "checkpoint") == origin["checkpoint"]
