@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omni_avsr.config import (
     AnyEncoderConfig,
@@ -32,6 +32,8 @@ from omni_avsr.weights import check_sha256, resolve
 class SpeechEncoder(nn.Module):
     """An encoder and its optional CTC head; keeps the ``Encoder`` contract itself."""
 
+    _like: Tensor
+
     def __init__(self, encoder: Encoder, has_ctc: bool) -> None:
         super().__init__()
         assert isinstance(encoder, nn.Module)
@@ -39,11 +41,13 @@ class SpeechEncoder(nn.Module):
         self.output_dim, self.frame_rate = encoder.output_dim, encoder.frame_rate
         self.max_seconds = encoder.max_seconds
         self.ctc = CTCHead(encoder.output_dim) if has_ctc else None
+        # Holds nothing but a dtype, which follows when a whole model is cast (bf16-true).
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     def forward(self, inputs: Features) -> Features:
-        """As ``Encoder`` says; the features are float32 whatever the encoder's own dtype."""
+        """As ``Encoder`` says; the features are float32 whatever the dtype of a frozen encoder inside."""
         features: Features = self.encoder(inputs)
-        return Features(features.values.float(), features.lengths)
+        return Features(features.values.to(self._like.dtype), features.lengths)
 
 
 def build_encoder(config: AnyEncoderConfig) -> SpeechEncoder:
