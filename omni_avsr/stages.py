@@ -154,13 +154,17 @@ ObjectiveConfig = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """AdamW, linear warm-up and a cosine to zero, as published (Omni-AVSR 1.5); ``clip_norm`` bounds gradients."""
+    """AdamW, linear warm-up and a cosine to zero, as published (Omni-AVSR 1.5); ``clip_norm`` bounds gradients.
+
+    ``schedule`` constant keeps the rate after the warm-up, so that a longer run begins as a shorter one does.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: NonNegative = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
+    schedule: Literal["cosine", "constant"] = "cosine"
 
 
 @dataclass(frozen=True, config=STRICT)

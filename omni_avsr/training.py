@@ -30,11 +30,13 @@ log = logging.getLogger(__name__)
 
 
 def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
-    """Learning-rate factor of a step: linear warm-up, then a cosine from 1 to 0 at ``num_steps``."""
+    """Learning-rate factor of a step: linear warm-up, then a cosine from 1 to 0 at ``num_steps``, or 1."""
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
+        if config.schedule == "constant":
+            return 1.0
         done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

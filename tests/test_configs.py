@@ -70,11 +70,11 @@ def test_every_data_config_composes_into_an_evaluation(name: str) -> None:
 
 def test_every_config_file_is_composed_by_a_test() -> None:
     """``corpus``, ``prepare``, ``import_checkpoint``, ``hydra`` (the launcher for SLURM) and what only the paper's
-    experiments use have their own tests.
+    experiments use have their own tests; every file of ``stage`` is a part of some file of ``stages``.
     """
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     of_the_paper = {"language_model", "recipe", "training_set", "task", "dedicated", "counted"}
-    assert groups == {"model", "data", "stages", "trainer", "experiment", "corpus", "hydra"} | of_the_paper
+    assert groups == {"model", "data", "stages", "trainer", "stage", "experiment", "corpus", "hydra"} | of_the_paper
     assert {path.stem for path in config_folder().glob("*.yaml")} == {
         "train",
         "evaluate",
@@ -142,3 +142,47 @@ def test_the_stages_of_grid_train_the_upper_half_of_whisper_as_well(named_model:
     lower = ("conv", "embed_positions", "layers.0.", "layers.1.")
     assert upper == {name for name in own if not name.removeprefix(prefix).startswith(lower)}
     assert sets["joint"] == PROJECTORS | {"markers.weight"} | LORA
+
+
+ENCODERS_ALONE = {"asr": ["audio_encoder"], "vsr": ["video_encoder"], "avsr": ["video_encoder", "audio_encoder"]}
+STRATEGIES = {
+    "projector_only": ["projector"],
+    "frozen_encoder": ["lora"],
+    "joint": ["joint"],
+    "projector_then_joint": ["projector", "joint"],
+    "efin": ["projector", "lora"],
+}
+
+
+@pytest.mark.parametrize("task", list(ENCODERS_ALONE))
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_a_strategy_trains_the_parts_of_its_task_in_its_order(strategy: str, task: str, named_model: OmniAVSR) -> None:
+    sets = stage_sets(f"{strategy}_{task}", named_model)
+    alone = ENCODERS_ALONE[task] if strategy == "efin" else []
+    assert list(sets) == [*alone, *STRATEGIES[strategy]]
+    heard = {"asr": ("audio",), "vsr": ("video",), "avsr": ("audio", "video")}[task]
+    projectors = {name for name in PROJECTORS if name.split(".")[1] in heard} | {"markers.weight"}
+    encoders = {
+        name
+        for name in dict(named_model.named_parameters())
+        if name.startswith(tuple(f"encoders.{modality}.encoder." for modality in heard))
+        and "embed_positions" not in name
+    }
+    expected = {"projector": projectors, "lora": projectors | LORA, "joint": projectors | LORA | encoders}
+    for stage in STRATEGIES[strategy]:
+        assert sets[stage] == expected[stage]
+    for stage in alone:
+        modality = stage.removesuffix("_encoder")
+        assert {name for name in sets[stage] if ".ctc." not in name} == {
+            name for name in encoders if name.startswith(f"encoders.{modality}.")
+        }
+
+
+@pytest.mark.parametrize("task", list(ENCODERS_ALONE))
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_the_rate_of_a_strategy_is_constant_and_its_task_its_own(strategy: str, task: str) -> None:
+    values = composed("train", f"stages={strategy}_{task}", "model=omni_smollm2_tiny", "data=manifest", *PATHS)
+    for stage in from_mapping(RunConfig, values, "train").stages.values():
+        assert stage.optimizer.schedule == "constant"
+        if stage.objective.kind == "recognition":
+            assert stage.objective.tasks == (task,)

@@ -116,6 +116,13 @@ def test_the_schedule_without_warm_up_starts_at_its_peak() -> None:
     assert [factor(step) for step in range(4)] == pytest.approx([1.0, 0.75, 0.25, 0.0])
 
 
+def test_a_constant_schedule_stays_at_its_peak_and_knows_no_end() -> None:
+    config = OptimizerConfig(warmup_steps=2, schedule="constant")
+    short, long = schedule(config, num_steps=4), schedule(config, num_steps=9)
+    assert [short(step) for step in range(4)] == [long(step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    assert long(8) == 1.0
+
+
 def test_the_optimizer_follows_the_schedule_and_decays_matrices_alone(folder: Path) -> None:
     rates: list[float] = []
 
