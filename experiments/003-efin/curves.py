@@ -1,0 +1,218 @@
+"""Lines of results -> curves of error against training compute, and how two curves compare."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arms import LR_SCALES, POINTS, SEEDS, SNR_DB, strategies_of
+
+from omni_avsr.bootstrap import Interval
+from omni_avsr.error_counts import Unit, count_errors, error_rate, total
+from omni_avsr.scaling.points import ScalingPoint
+from omni_avsr.types import Hypothesis, Task
+
+RESULTS = Path(__file__).resolve().parent / "results"
+NUM_DRAWS = 2000
+DRAW_SEED = 7
+LEVEL = 0.95
+MIN_ERRORS = 0.5
+"""What no errors at all count as, where logarithms are taken."""
+
+Line = Mapping[str, Any]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The points of one file, or of all in a folder."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
+    return [json.loads(text) for file in files for text in file.read_text().split("\n") if text]
+
+
+def main_level(task: Task) -> float | None:
+    """The noise in which a task is judged: VSR hears none."""
+    return None if task is Task.VSR else SNR_DB
+
+
+def clip_errors(line: Line, split: str, level: float | None, unit: Unit) -> np.ndarray:
+    """[clips, 2]: errors and reference lengths, clips in the order of their ids."""
+    counts = count_errors(hypotheses_of(line, split, level))
+    counts.sort(key=lambda clip: clip.id)
+    return np.array([(clip.of(unit).errors, clip.of(unit).length) for clip in counts], dtype=np.float64)
+
+
+def hypotheses_of(line: Line, split: str, level: float | None) -> list[Hypothesis]:
+    [row] = [row for row in line["hypotheses"] if (row["split"], row["snr_db"]) == (split, level)]
+    task = Task(line["task"])
+    texts = zip(row["ids"], row["references"], row["texts"], strict=True)
+    return [Hypothesis(id_, task, "", reference, text, split, None, level) for id_, reference, text in texts]
+
+
+def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
+    """The learning rate of each strategy and task: that of the lowest CER on validation, over all points of a run.
+
+    The mean is of logarithms, so that dear points count as much as cheap ones. A strategy is left out until all its
+    tries have all their points.
+    """
+    logs: dict[tuple[str, Task], dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for line in lines:
+        if line["seed"] == SEEDS[0] and line["usual_split"] and not line["decayed"]:
+            task = Task(line["task"])
+            errors, lengths = clip_errors(line, "validation", main_level(task), "characters").sum(axis=0)
+            of_try = logs[line["strategy"], task][line["lr_scale"]]
+            of_try[line["steps"]] = float(np.log(max(errors, MIN_ERRORS) / lengths))
+    chosen = {}
+    for task in Task:
+        for strategy in strategies_of(task):
+            found = logs[strategy, task]
+            if all(found[scale].keys() >= set(POINTS[task]) for scale in LR_SCALES):
+                mean = {scale: sum(found[scale][steps] for steps in POINTS[task]) for scale in LR_SCALES}
+                chosen[strategy, task] = min(mean, key=lambda scale: mean[scale])
+    return chosen
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One strategy on one task: flops [points], rising; errors, lengths [points, clips], means over seeds.
+
+    seeds: how many each point has.
+    """
+
+    strategy: str
+    flops: np.ndarray
+    errors: np.ndarray
+    lengths: np.ndarray
+    seeds: tuple[int, ...]
+
+    def rates(self, times_drawn: np.ndarray | None = None) -> np.ndarray:
+        """[points]: error rates, or [draws, points] where clips are drawn [draws, clips] so many times."""
+        drawn = np.ones(self.errors.shape[1]) if times_drawn is None else times_drawn
+        return np.maximum(drawn @ self.errors.T, MIN_ERRORS) / (drawn @ self.lengths.T)
+
+
+def chosen_lines(
+    lines: Iterable[Line], chosen: Mapping[tuple[str, Task], float], task: Task, decayed: bool = False
+) -> list[Line]:
+    """The points of a task at the chosen learning rates; of EFIN, those with the usual first stage."""
+    return [
+        line
+        for line in lines
+        if line["task"] == task
+        and line["usual_split"]
+        and line["decayed"] == decayed
+        and chosen.get((line["strategy"], task)) == line["lr_scale"]
+    ]
+
+
+def make_curves(lines: Sequence[Line], split: str, level: float | None, unit: Unit) -> dict[str, Curve]:
+    """A curve for each strategy in ``lines``, which are of one task."""
+    groups: dict[str, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        groups[line["strategy"]][line["steps"]].append(line)
+    curves = {}
+    for strategy, by_steps in groups.items():
+        rows = [by_steps[steps] for steps in sorted(by_steps)]
+        counts = [np.mean([clip_errors(line, split, level, unit) for line in row], axis=0) for row in rows]
+        flops = np.array([np.mean([flops_of(line) for line in row]) for row in rows])
+        errors, lengths = (np.array([count[:, column] for count in counts]) for column in (0, 1))
+        curves[strategy] = Curve(strategy, flops, errors, lengths, tuple(map(len, rows)))
+    return curves
+
+
+def flops_of(line: Line) -> float:
+    return sum(line["flops_by_stage"].values())
+
+
+def at_compute(flops: float, curve_flops: np.ndarray, rates: np.ndarray) -> float:
+    """The error rate at ``flops``, which lie within the curve: straight lines between points, in logarithms."""
+    return float(np.exp(np.interp(np.log(flops), np.log(curve_flops), np.log(rates))))
+
+
+def compute_for(rate: float, curve_flops: np.ndarray, rates: np.ndarray) -> float:
+    """The least compute at which the curve is down at ``rate``: the first point's if it is there at once, inf if never.
+
+    What a curve once had it keeps: one would stop there.
+    """
+    best = np.minimum.accumulate(rates)
+    if best[0] <= rate:
+        return float(curve_flops[0])
+    if best[-1] > rate:
+        return float("inf")
+    after = int(np.argmax(best <= rate))
+    logs = np.log(best[[after, after - 1]])
+    return float(np.exp(np.interp(np.log(rate), logs, np.log(curve_flops[[after, after - 1]]))))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One strategy against another on the same test clips, with intervals over clips (not over seeds).
+
+    reductions: by FLOPs, at the other's points that the strategy's curve spans: 1 - error / error.
+    share: FLOPs for the other's best error over what the other needs for it; inf where it is never reached, an upper
+    bound where ``share_is_bound``: it is reached at the first point already.
+    """
+
+    strategy: str
+    other: str
+    reductions: Mapping[float, tuple[float, Interval]]
+    share: tuple[float, Interval]
+    share_is_bound: bool
+
+
+def compare(one: Curve, other: Curve) -> Comparison:
+    generator = np.random.default_rng(DRAW_SEED)
+    num_clips = one.errors.shape[1]
+    drawn = generator.multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=NUM_DRAWS).astype(np.float64)
+    pairs = list(zip(one.rates(drawn), other.rates(drawn), strict=True))
+    own, others = one.rates(), other.rates()
+    reductions = {}
+    for budget in other.flops[(other.flops >= one.flops[0]) & (other.flops <= one.flops[-1])].tolist():
+        samples = [_reduction(budget, one, a, other, b) for a, b in pairs]
+        reductions[budget] = (_reduction(budget, one, own, other, others), _interval(samples))
+    samples = [_share(one, a, other, b) for a, b in pairs]
+    bound = bool(own[0] <= others.min())
+    return Comparison(
+        one.strategy, other.strategy, reductions, (_share(one, own, other, others), _interval(samples)), bound
+    )
+
+
+def _reduction(budget: float, one: Curve, own: np.ndarray, other: Curve, others: np.ndarray) -> float:
+    return 1 - at_compute(budget, one.flops, own) / at_compute(budget, other.flops, others)
+
+
+def _share(one: Curve, own: np.ndarray, other: Curve, others: np.ndarray) -> float:
+    best = float(others.min())
+    return compute_for(best, one.flops, own) / compute_for(best, other.flops, others)
+
+
+def _interval(samples: Sequence[float]) -> Interval:
+    # Between a share and infinity there is nothing to interpolate.
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    return Interval(float(low), float(high), LEVEL)
+
+
+def scaling_point(line: Line) -> ScalingPoint:
+    """CER on the test clips, as ``omni-avsr fit-scaling`` reads it. ValueError: there are no errors at all."""
+    task = Task(line["task"])
+    level = main_level(task)
+    counts = count_errors(hypotheses_of(line, "test", level))
+    return ScalingPoint(
+        strategy=line["strategy"],
+        config=f"{task}, learning rates times {line['lr_scale']:g}",
+        measure=f"CER, {task.upper()}{'' if level is None else f', babble at {level:g} dB'}",
+        flops=flops_of(line),
+        flops_by_stage=dict(line["flops_by_stage"]),
+        hours_by_stage=dict(line["hours_by_stage"]),
+        error=error_rate(counts, "characters"),
+        num_units=total(counts, "characters").length,
+        encoder_parameters=line["encoder_parameters"],
+        llm_parameters=line["llm_parameters"],
+        data_hours=line["data_hours"],
+        seed=line["seed"],
+        commit=line["commit"],
+        date=line["date"],
+    )
