@@ -51,8 +51,8 @@ def test_what_follows_has_the_rate_that_was_chosen(scripts: dict[str, ModuleType
     assert {(arm.strategy, arm.lr_scale) for arm in arms} == {("efin", 3.0)}
     assert [arm.points for arm in arms if arm.decayed] == [(640,)]
     assert [arm.name for arm in arms if not arm.usual_split] == [
-        "efin-asr-encoder-25-x3-7",
-        "efin-asr-encoder-400-x3-7",
+        "efin-asr-encoder-15-x3-7",
+        "efin-asr-encoder-200-x3-7",
     ]
 
 

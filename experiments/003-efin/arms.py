@@ -22,10 +22,10 @@ POINTS = {
 """Steps of the last stage at which a run is scored."""
 NUM_CHEAP = 4
 """Points that all seeds have before any has the dearer ones."""
-ENCODER_STEPS = {Task.ASR: 100, Task.VSR: 800, Task.AVSR: 400}
+ENCODER_STEPS = {Task.ASR: 50, Task.VSR: 800, Task.AVSR: 400}
 """EFIN's first stage (AVSR: each of its first two)."""
-OTHER_ENCODER_STEPS = (25, 400)
-PROJECTOR_STEPS = 40
+OTHER_ENCODER_STEPS = (15, 200)
+PROJECTOR_STEPS = 20
 """Of a projector stage that is not the last."""
 SNR_DB = 5.0
 TRAINING_SNR_DB = (0.0, 2.5, 5.0, 7.5, 10.0)
