@@ -251,6 +251,7 @@ class ModelConfig:
     """Everything that rebuilds an ``OmniAVSR`` but its trained weights.
 
     ``padding`` attended is the published code's: the padding of a batch's shorter clips counts as theirs (1.8 D5).
+    ``search`` is how the model writes where a call does not say otherwise; imported checkpoints search as published.
     """
 
     llm: LLMConfig
@@ -263,6 +264,7 @@ class ModelConfig:
     prompts: dict[Task, str] = field(default_factory=lambda: dict(PUBLISHED_PROMPTS))
     waveform: Literal["raw", "layer_norm"] = "raw"
     padding: Literal["masked", "attended"] = "masked"
+    search: PublishedSearch | None = None
 
     def __post_init__(self) -> None:
         if self.audio_encoder is None and self.video_encoder is None:

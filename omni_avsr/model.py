@@ -156,7 +156,7 @@ class OmniAVSR(nn.Module):
     ) -> list[str]:
         """Transcribe a batch, greedily or by beams; deterministic whatever the LLM's shipped settings say.
 
-        published: search as the authors' code does.
+        published: search as the authors' code does; None as the model's settings say (``config.search``).
 
         Raises:
             ValueError: a rate was not trained, or a modality of the task is missing.
@@ -175,6 +175,7 @@ class OmniAVSR(nn.Module):
         published: PublishedSearch | None = None,
     ) -> Tensor:
         """The token ids of ``generate``, [B, longest], eos behind the shorter ones."""
+        published = published or self.config.search
         tokens = self.tokens(features, task, rates)
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)

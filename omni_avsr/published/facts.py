@@ -23,6 +23,7 @@ from omni_avsr.config import (
     ModelConfig,
     Positive,
     ProjectorConfig,
+    PublishedSearch,
     WhisperConfig,
 )
 from omni_avsr.encoders.avhubert_weights import rename as rename_avhubert
@@ -120,6 +121,7 @@ def model_config(
         prompts=prompts,
         waveform="layer_norm",
         padding=config.padding,
+        search=PublishedSearch(),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers_golden import Golden, read_golden, save_references
 from torch import Tensor
 
-from omni_avsr.config import PUBLISHED_PROMPTS, PublishedSearch
+from omni_avsr.config import PUBLISHED_PROMPTS
 from omni_avsr.model import OmniAVSR
 from omni_avsr.published.facts import ImportConfig
 from omni_avsr.published.importer import import_state
@@ -171,7 +171,7 @@ def generated(model: OmniAVSR, features: dict[Modality, Features], setting: str,
     name, *numbers = setting.split(".")
     by_modality = {"a": 4, "v": 2} | {number[0]: int(number[1:]) for number in numbers}
     rates = Rates(by_modality["a"], by_modality["v"])
-    ids = model.generate_ids(features, TASK_NAMES[name], rates, num_beams, 16, PublishedSearch())
+    ids = model.generate_ids(features, TASK_NAMES[name], rates, num_beams, 16)
     return [int(number) for number in ids[0]]
 
 
