@@ -14,7 +14,10 @@ from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Rates
 
 @dataclass(frozen=True, config=STRICT)
 class DecodeConfig:
-    """Greedy with one beam. The paper uses 15 beams and 32 tokens (1.7). Deterministic unless ``published`` samples."""
+    """Greedy with one beam. The paper uses 15 beams and 32 tokens (1.7). Deterministic unless ``published`` samples.
+
+    ``published`` null searches as the model's own settings say: as published where it was imported.
+    """
 
     num_beams: Positive = 1
     max_new_tokens: Positive = 32

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -40,6 +41,11 @@ from omni_avsr.published.names import (
 )
 from omni_avsr.types import Modality
 
+_DTYPES: dict[torch.dtype, DType] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 _HEADS = {768: 12, 1024: 16}
 """Attention heads of AV-HuBERT Base and Large, by their width."""
 
@@ -130,11 +136,9 @@ def _any(state: Mapping[str, Tensor], part: str) -> bool:
 
 
 def _dtype(tensor: Tensor) -> DType:
-    name = str(tensor.dtype).removeprefix("torch.")
-    for known in ("float32", "bfloat16", "float16"):
-        if name == known:
-            return known  # type: ignore[return-value]  # a string of the literal's
-    raise ValueError(f"the embeddings are of dtype {name}; floating point is needed")
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"the embeddings are of dtype {tensor.dtype}, not of {', '.join(_DTYPES.values())}")
+    return _DTYPES[tensor.dtype]
 
 
 def _projectors(
