@@ -33,6 +33,7 @@ from omni_avsr.checkpoint import TRAINED, load_checkpoint
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.config import from_mapping, to_mapping
 from omni_avsr.data.batching import ClipSize, PlanSampler
+from omni_avsr.decode import DecodeConfig
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.files import write_atomically
 from omni_avsr.flops.tape import Flops
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 TEST_SET = "grid_s1"
 RESUME = "resume.pt"
+# A transcript of GRID takes six tokens and the end; a model that does not know where to end would ramble on for hours.
+SCORING = ScoringConfig(decode=DecodeConfig(max_new_tokens=16), batch_size=40)
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def measure(arm: Arm, steps: int, config: RunConfig) -> dict[str, Any]:
         ("validation", data.read_split("validation"), data.read_noise()),
         ("test", data.read_test_set(TEST_SET), data.read_test_noise(TEST_SET)),
     ):
-        scorer = Scorer(model, clips, (arm.task,), ScoringConfig(batch_size=16), noise, arm.levels)
+        scorer = Scorer(model, clips, (arm.task,), SCORING, noise, arm.levels)
         written[split] = scorer.run(config.output / "hypotheses" / f"{steps}-{split}.jsonl", split)
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     records = {folder.name.partition("-")[2]: json.loads((folder / RECORD).read_text()) for folder in folders}
