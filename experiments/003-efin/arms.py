@@ -10,21 +10,24 @@ from omni_avsr.types import Modality, Task
 
 STRATEGIES = ("projector_only", "frozen_encoder", "joint", "projector_then_joint", "efin")
 """Stage configs of conf/stages, without the task in their names."""
-VIDEO_STRATEGIES = ("joint", "efin")
+POINTS = {
+    Task.ASR: dict.fromkeys(STRATEGIES, (20, 40, 80, 160, 320, 640)),
+    Task.VSR: {"joint": (300, 600, 1050, 1250), "efin": (40, 80, 160, 320)},
+}
+"""Steps of the last stage at which a run is scored, by task and strategy.
+
+A joint step of VSR trains the video encoder on a quarter of the clips that a step of EFIN's first stage has.
+"""
+NUM_TRIED = {Task.ASR: 5, Task.VSR: 3}
+"""Points of a try, over which a learning rate is chosen; the chosen one goes on to the last point."""
 LR_SCALES = (0.33, 1.0, 3.0)
 """A try multiplies the learning rates of all stages by one of these: as many tries for each strategy."""
 SEEDS = (7, 8, 9)
-POINTS = {
-    Task.ASR: (20, 40, 80, 160, 320, 640),
-    Task.VSR: (100, 200, 400, 800),
-    Task.AVSR: (40, 80, 160, 320),
-}
-"""Steps of the last stage at which a run is scored."""
 NUM_CHEAP = 4
 """Points that all seeds have before any has the dearer ones."""
-ENCODER_STEPS = {Task.ASR: 50, Task.VSR: 800, Task.AVSR: 400}
-"""EFIN's first stage (AVSR: each of its first two)."""
-OTHER_ENCODER_STEPS = (15, 200)
+ENCODER_STEPS = {Task.ASR: 50, Task.VSR: 600}
+"""EFIN's first stage."""
+OTHER_ENCODER_STEPS = {Task.ASR: (15, 200), Task.VSR: (300, 1200)}
 PROJECTOR_STEPS = 20
 """Of a projector stage that is not the last."""
 SNR_DB = 5.0
@@ -58,35 +61,31 @@ class Arm:
         return (SNR_DB,) if Modality.AUDIO in self.task.modalities else ()
 
 
-def strategies_of(task: Task) -> tuple[str, ...]:
-    return STRATEGIES if task is Task.ASR else VIDEO_STRATEGIES
-
-
 def tries() -> list[Arm]:
     """All strategies at all learning rates with one seed, ASR first."""
     return [
-        _arm(strategy, task, scale, SEEDS[0])
-        for task in (Task.ASR, Task.VSR, Task.AVSR)
-        for strategy, scale in product(strategies_of(task), LR_SCALES)
+        _arm(strategy, task, scale, SEEDS[0], points[: NUM_TRIED[task]])
+        for task, of_task in POINTS.items()
+        for (strategy, points), scale in product(of_task.items(), LR_SCALES)
     ]
 
 
 def follow_ups(chosen: Mapping[tuple[str, Task], float]) -> list[Arm]:
     """What is worth running at the learning rate that was chosen for a strategy, cheap points first.
 
-    Other seeds; a decayed run, which tells what the constant rate costs; and EFIN with other lengths of its first
-    stage. ``chosen``: scales by strategy and task.
+    The last point of the try; for ASR other seeds, and a decayed run, which tells what the constant rate costs; EFIN
+    with other lengths of its first stage. ``chosen``: scales by strategy and task.
     """
     heard = [(strategy, scale) for (strategy, task), scale in chosen.items() if task is Task.ASR]
-    dearest = POINTS[Task.ASR][-1:]
     return [
-        *(_arm(s, Task.ASR, x, seed, POINTS[Task.ASR][:NUM_CHEAP]) for seed in SEEDS[1:] for s, x in heard),
-        *(_arm(s, Task.ASR, x, SEEDS[0], dearest, decayed=True) for s, x in heard),
+        *(_arm(strategy, task, scale, SEEDS[0]) for (strategy, task), scale in chosen.items()),
+        *(_arm(s, Task.ASR, x, seed, POINTS[Task.ASR][s][:NUM_CHEAP]) for seed in SEEDS[1:] for s, x in heard),
+        *(_arm(s, Task.ASR, x, SEEDS[0], POINTS[Task.ASR][s][-1:], decayed=True) for s, x in heard),
         *(
-            Arm(s, Task.ASR, x, SEEDS[0], POINTS[Task.ASR], steps)
-            for s, x in heard
-            if s == "efin"
-            for steps in OTHER_ENCODER_STEPS
+            Arm(strategy, task, scale, SEEDS[0], POINTS[task][strategy], steps)
+            for (strategy, task), scale in chosen.items()
+            if strategy == "efin"
+            for steps in OTHER_ENCODER_STEPS[task]
         ),
         *(_arm(s, Task.ASR, x, seed) for seed in SEEDS[1:] for s, x in heard),
     ]
@@ -95,4 +94,4 @@ def follow_ups(chosen: Mapping[tuple[str, Task], float]) -> list[Arm]:
 def _arm(
     strategy: str, task: Task, scale: float, seed: int, points: Sequence[int] | None = None, decayed: bool = False
 ) -> Arm:
-    return Arm(strategy, task, scale, seed, tuple(points or POINTS[task]), ENCODER_STEPS[task], decayed)
+    return Arm(strategy, task, scale, seed, tuple(points or POINTS[task][strategy]), ENCODER_STEPS[task], decayed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import LR_SCALES, POINTS, SEEDS, SNR_DB, strategies_of
+from arms import LR_SCALES, NUM_TRIED, POINTS, SEEDS, SNR_DB
 
 from omni_avsr.bootstrap import Interval
 from omni_avsr.error_counts import Unit, count_errors, error_rate, total
@@ -53,7 +53,7 @@ def hypotheses_of(line: Line, split: str, level: float | None) -> list[Hypothesi
 
 
 def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
-    """The learning rate of each strategy and task: that of the lowest CER on validation, over all points of a run.
+    """The learning rate of each strategy and task: that of the lowest CER on validation, over all points of a try.
 
     The mean is of logarithms, so that dear points count as much as cheap ones. A strategy is left out until all its
     tries have all their points.
@@ -66,11 +66,11 @@ def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
             of_try = logs[line["strategy"], task][line["lr_scale"]]
             of_try[line["steps"]] = float(np.log(max(errors, MIN_ERRORS) / lengths))
     chosen = {}
-    for task in Task:
-        for strategy in strategies_of(task):
-            found = logs[strategy, task]
-            if all(found[scale].keys() >= set(POINTS[task]) for scale in LR_SCALES):
-                mean = {scale: sum(found[scale][steps] for steps in POINTS[task]) for scale in LR_SCALES}
+    for task, of_task in POINTS.items():
+        for strategy, points in of_task.items():
+            found, tried = logs[strategy, task], points[: NUM_TRIED[task]]
+            if all(found[scale].keys() >= set(tried) for scale in LR_SCALES):
+                mean = {scale: sum(found[scale][steps] for steps in tried) for scale in LR_SCALES}
                 chosen[strategy, task] = min(mean, key=lambda scale: mean[scale])
     return chosen
 
@@ -97,22 +97,27 @@ class Curve:
 def chosen_lines(
     lines: Iterable[Line], chosen: Mapping[tuple[str, Task], float], task: Task, decayed: bool = False
 ) -> list[Line]:
-    """The points of a task at the chosen learning rates; of EFIN, those with the usual first stage."""
+    """The points of a task at the chosen learning rates."""
     return [
         line
         for line in lines
         if line["task"] == task
-        and line["usual_split"]
         and line["decayed"] == decayed
         and chosen.get((line["strategy"], task)) == line["lr_scale"]
     ]
 
 
+def label_of(line: Line) -> str:
+    """The strategy; with a first stage of another length, an own name for it."""
+    name: str = line["strategy"]
+    return name if line["usual_split"] else f"{name}, {line['encoder_steps']} encoder steps"
+
+
 def make_curves(lines: Sequence[Line], split: str, level: float | None, unit: Unit) -> dict[str, Curve]:
-    """A curve for each strategy in ``lines``, which are of one task."""
+    """A curve for each label in ``lines``, which are of one task."""
     groups: dict[str, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        groups[line["strategy"]][line["steps"]].append(line)
+        groups[label_of(line)][line["steps"]].append(line)
     curves = {}
     for strategy, by_steps in groups.items():
         rows = [by_steps[steps] for steps in sorted(by_steps)]
@@ -201,7 +206,7 @@ def scaling_point(line: Line) -> ScalingPoint:
     level = main_level(task)
     counts = count_errors(hypotheses_of(line, "test", level))
     return ScalingPoint(
-        strategy=line["strategy"],
+        strategy=label_of(line),
         config=f"{task}, learning rates times {line['lr_scale']:g}",
         measure=f"CER, {task.upper()}{'' if level is None else f', babble at {level:g} dB'}",
         flops=flops_of(line),

@@ -132,6 +132,8 @@ def train_and_score(arm: Arm, folders: Folders) -> None:
 def point_values(arm: Arm, steps: int, folders: Folders) -> dict[str, Any]:
     """The settings of the arm's run up to one point."""
     values = base_values(arm, folders)
+    if "video_encoder" in values["stages"]:  # CTC alone takes long to find where letters stand; GRID has word times
+        values["stages"]["video_encoder"]["objective"]["frame_targets"] = {"words": 1.0}
     *leading, last = values["stages"]
     lengths = {name: PROJECTOR_STEPS if name == "projector" else arm.encoder_steps for name in leading} | {last: steps}
     for name, stage in values["stages"].items():

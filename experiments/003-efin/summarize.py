@@ -22,6 +22,7 @@ from curves import (
     compare,
     flops_of,
     hypotheses_of,
+    label_of,
     main_level,
     make_curves,
     read_lines,
@@ -100,8 +101,10 @@ def _law_table(laws: ScalingLaws) -> str:
 
 def _section(task: Task, lines: Sequence[Line], curves: Mapping[str, Curve], decayed: Sequence[Line]) -> str:
     parts = [f"## {task.upper()}", _points(task, [*lines, *decayed])]
-    if EFIN in curves:
-        parts.append(_comparisons([compare(curves[EFIN], curve) for name, curve in curves.items() if name != EFIN]))
+    own = [name for name in curves if name.startswith(EFIN)]
+    pairs = [compare(curves[one], curve) for one in own for name, curve in curves.items() if name not in own]
+    if pairs:
+        parts.append(_comparisons(pairs))
     return "\n\n".join(parts)
 
 
@@ -111,10 +114,10 @@ def _points(task: Task, lines: Sequence[Line]) -> str:
     units: tuple[Unit, ...] = ("characters", "words")
     names = {"characters": "CER", "words": "WER"}
     head = [f"{names[u]}, {'clean' if level is None else f'{level:g} dB'}" for level in levels for u in units]
-    order = sorted(lines, key=lambda line: (line["strategy"], line["decayed"], line["seed"], line["steps"]))
+    order = sorted(lines, key=lambda line: (label_of(line), line["decayed"], line["seed"], line["steps"]))
     rows = [
         [
-            line["strategy"] + (", decayed" if line["decayed"] else ""),
+            label_of(line) + (", decayed" if line["decayed"] else ""),
             f"{line['lr_scale']:g}",
             str(line["seed"]),
             str(line["steps"]),
@@ -134,15 +137,18 @@ def _rate(line: Line, level: float | None, unit: Unit) -> str:
 
 def _comparisons(pairs: Sequence[Comparison]) -> str:
     rows = [
-        [pair.other, f"{budget / 1e12:.4g}", _percent(*reduction)]
+        [pair.strategy, pair.other, f"{budget / 1e12:.4g}", _percent(*reduction)]
         for pair in pairs
         for budget, reduction in pair.reductions.items()
     ]
-    shares = [[pair.other, ("at most " if pair.share_is_bound else "") + _percent(*pair.share)] for pair in pairs]
+    shares = [
+        [pair.strategy, pair.other, ("at most " if pair.share_is_bound else "") + _percent(*pair.share)]
+        for pair in pairs
+    ]
     return "\n\n".join(
         [
-            table(["EFIN against", "TFLOPs", "relative CER reduction at equal compute"], rows),
-            table(["EFIN against", "share of its FLOPs for its best CER"], shares),
+            table(["strategy", "against", "TFLOPs", "relative CER reduction at equal compute"], rows),
+            table(["strategy", "against", "share of its FLOPs for its best CER"], shares),
         ]
     )
 
@@ -167,7 +173,7 @@ def plot_curves(path: Path, lines: Sequence[Line], curves: Mapping[str, Curve], 
     for nth, (strategy, curve) in enumerate(curves.items()):
         color, marker = CURVE_COLORS[nth % len(CURVE_COLORS)], MARKERS[nth % len(MARKERS)]
         axes.plot(curve.flops, 100 * curve.rates(), color=color, marker=marker, markersize=4, label=strategy)
-        own = [line for line in lines if line["strategy"] == strategy]
+        own = [line for line in lines if label_of(line) == strategy]
         sums = [clip_errors(line, "test", main_level(task), "characters").sum(axis=0) for line in own]
         rates = [100 * errors / lengths for errors, lengths in sums]
         axes.plot(np.array([flops_of(line) for line in own]), rates, ".", color=color, alpha=0.5, markersize=4)
