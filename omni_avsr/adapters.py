@@ -27,11 +27,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omni_avsr.config import AdapterConfig
+from omni_avsr.llm import CACHE_ARGUMENTS
 from omni_avsr.types import Task
 
 SHARED = "shared"
-CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What decoder layers call their cache, from transformers 5.24 on and before it."""
 _PUBLISHED_STD = 0.02
 PEFT_PREFIX = "base_model.model."
 """What stands before a module's name in peft's files."""

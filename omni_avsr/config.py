@@ -226,6 +226,18 @@ class PublishedSearch:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DraftConfig:
+    """Greedy search in fewer passes of the LLM: it reads what the encoders' CTC heads wrote, and corrects it.
+
+    ``threshold`` null writes what greedy search writes but for rounding: the same in float32, while in bfloat16 and
+    with quantised weights a near tie may fall the other way. A number keeps a drafted token wherever its probability
+    is at least that share of the best token's, which saves passes and may keep errors of the draft.
+    """
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class LLMConfig:
     """A causal language model of transformers: Hub id, local folder, or a GGUF inside an installed package.
 

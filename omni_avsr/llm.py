@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import shutil
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 # Part of the cache key: another way of converting must not find the files of this one.
 _GGUF_FORMAT = 1
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What models and their decoder layers call their cache, from transformers 5.24 on and before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,12 @@ def generation_config(
         eos_token_id=llm.eos_id,
         pad_token_id=llm.pad_id,
     )
+
+
+def empty_cache(model: PreTrainedModel) -> dict[str, DynamicCache]:
+    """A cache for keys and values of ``model``, under the name by which its forward takes one."""
+    [name] = set(CACHE_ARGUMENTS) & set(inspect.signature(model.forward).parameters)
+    return {name: DynamicCache(config=model.config)}
 
 
 def _keep_first_layers(model: PreTrainedModel, num_layers: int, reference: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -12,12 +12,14 @@ from torch.nn import functional as F
 from omni_avsr.adapters import AdapterRouter
 from omni_avsr.beams import published_beam_stop
 from omni_avsr.compression import compress
-from omni_avsr.config import ModelConfig, PublishedSearch
+from omni_avsr.config import DraftConfig, ModelConfig, PublishedSearch
+from omni_avsr.drafts import ctc_texts, draft_ids, drafting_modalities
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.gradients import PartwiseLoss
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.projector import ModalityProjector
 from omni_avsr.sequence import TextIds, TokenSequence, assemble, embed, with_scored_padding
+from omni_avsr.speculative import Written, write_from_drafts
 from omni_avsr.types import IGNORE_INDEX, Features, Modality, Rates, StepOutput, Task
 from omni_avsr.vocabulary import extend_vocabulary
 
@@ -145,6 +147,26 @@ class OmniAVSR(nn.Module):
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][scored])
         return F.cross_entropy(logits.float(), labels[scored], reduction="sum")
 
+    def check_search(
+        self,
+        tasks: Iterable[Task],
+        num_beams: int = 1,
+        published: PublishedSearch | None = None,
+        draft: DraftConfig | None = None,
+    ) -> None:
+        """Raise ValueError where ``generate`` cannot search so: drafts serve greedy search alone, and need CTC heads."""
+        if draft is None:
+            return
+        if num_beams > 1:
+            raise ValueError(f"drafts serve greedy search, not {num_beams} beams; use 1 beam, or no draft")
+        published = published or self.config.search
+        if published is not None and published.temperature is not None:
+            raise ValueError(
+                f"drafts serve greedy search, not tokens sampled at temperature {published.temperature:g}; use no draft"
+            )
+        for task in tasks:
+            drafting_modalities(self, task)
+
     def generate(
         self,
         features: Mapping[Modality, Features],
@@ -153,18 +175,19 @@ class OmniAVSR(nn.Module):
         num_beams: int = 1,
         max_new_tokens: int = 32,
         published: PublishedSearch | None = None,
+        draft: DraftConfig | None = None,
     ) -> list[str]:
         """Transcribe a batch, greedily or by beams; deterministic whatever the LLM's shipped settings say.
 
         published: search as the authors' code does; None as the model's settings say (``config.search``).
+        draft: let the LLM correct what CTC heads wrote instead of writing all of it (greedy search in fewer passes).
 
         Raises:
-            ValueError: a rate was not trained, or a modality of the task is missing.
+            ValueError: a rate was not trained, a modality of the task is missing, or ``check_search`` says no.
         """
-        ids = self.generate_ids(features, task, rates, num_beams, max_new_tokens, published)
+        ids = self.generate_ids(features, task, rates, num_beams, max_new_tokens, published, draft)
         return [self.text.decode(row).strip() for row in ids]
 
-    @torch.no_grad()
     def generate_ids(
         self,
         features: Mapping[Modality, Features],
@@ -173,12 +196,41 @@ class OmniAVSR(nn.Module):
         num_beams: int = 1,
         max_new_tokens: int = 32,
         published: PublishedSearch | None = None,
+        draft: DraftConfig | None = None,
     ) -> Tensor:
         """The token ids of ``generate``, [B, longest], eos behind the shorter ones."""
+        return self.write(features, task, rates, num_beams, max_new_tokens, published, draft).ids
+
+    @torch.no_grad()
+    def write(
+        self,
+        features: Mapping[Modality, Features],
+        task: Task,
+        rates: Rates,
+        num_beams: int = 1,
+        max_new_tokens: int = 32,
+        published: PublishedSearch | None = None,
+        draft: DraftConfig | None = None,
+    ) -> Written:
+        """The ids of ``generate_ids``, and what drafts saved."""
+        self.check_search([task], num_beams, published, draft)
         published = published or self.config.search
         tokens = self.tokens(features, task, rates)
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
+        mask = sequence.attention_mask
+        if draft is not None:
+            texts = ctc_texts(self, features, task)
+            with self.router.route(task):
+                return write_from_drafts(
+                    self.llm,
+                    embeds,
+                    mask,
+                    lambda row, written: draft_ids(self.text, texts[row], written),
+                    self.text.eos_id,
+                    max_new_tokens,
+                    draft.threshold,
+                )
         settings = generation_config(self.text, max_new_tokens, num_beams, published)
         with ExitStack() as stack:
             stack.enter_context(self.router.route(task))
@@ -187,6 +239,6 @@ class OmniAVSR(nn.Module):
                 stack.enter_context(torch.random.fork_rng())
                 torch.manual_seed(published.seed)
             ids: Tensor = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
-                inputs_embeds=embeds, attention_mask=sequence.attention_mask, generation_config=settings
+                inputs_embeds=embeds, attention_mask=mask, generation_config=settings
             )
-        return ids
+        return Written(ids)
