@@ -1,6 +1,10 @@
-"""The stop rule of the beam search that the published numbers were made with (transformers before 4.50).
+"""What beam search has beside transformers' own: one pass over a prompt for all its beams, and the published stop rule.
 
-Both rules stop when the best candidate's score per token cannot pass the worst finished one's. The old rule counts a
+transformers runs a prompt once for each beam, although it is the same for all. Here its keys and values are computed
+once and repeated; the search starts at its last position.
+
+The stop rule is that of the beam search that the published numbers were made with (transformers before 4.50). Both
+rules stop when the best candidate's score per token cannot pass the worst finished one's. The old rule counts a
 candidate among the possible best ones in the very step in which it finishes, the new one no longer does, and so stops
 earlier now and then.
 """
@@ -13,9 +17,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+
+from omni_avsr.llm import empty_cache, positions
 
 _UPDATE, _CHECK = "_update_finished_beams", "_check_early_stop_heuristic"
+
+
+def shared_prompt(
+    llm: PreTrainedModel, embeds: Tensor, attention_mask: Tensor, num_beams: int
+) -> dict[str, DynamicCache]:
+    """The argument that lets ``llm.generate`` go on behind all but the last position of its prompts.
+
+    Args:
+        embeds: prompts [B, L, H], padded at the left; attention_mask: [B, L].
+
+    Returns:
+        a cache for B x ``num_beams`` rows, under the name by which the model takes one.
+    """
+    argument = empty_cache(llm)
+    mask = attention_mask[:, :-1]
+    llm.get_decoder()(
+        inputs_embeds=embeds[:, :-1], attention_mask=mask, position_ids=positions(mask), use_cache=True, **argument
+    )
+    [cache] = argument.values()
+    cache.reorder_cache(torch.arange(len(embeds), device=embeds.device).repeat_interleave(num_beams))
+    return argument
 
 
 @contextmanager

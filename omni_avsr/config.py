@@ -237,6 +237,18 @@ class DraftConfig:
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
+def check_draft(draft: DraftConfig | None, num_beams: int, published: PublishedSearch | None = None) -> None:
+    """Raise ValueError where a draft is asked for and the search is not greedy."""
+    if draft is None:
+        return
+    if num_beams > 1:
+        raise ValueError(f"a draft serves greedy search, not {num_beams} beams; use 1 beam, or no draft")
+    if published is not None and published.temperature is not None:
+        raise ValueError(
+            f"a draft serves greedy search, not tokens sampled at temperature {published.temperature:g}; use no draft"
+        )
+
+
 @dataclass(frozen=True, config=STRICT)
 class LLMConfig:
     """A causal language model of transformers: Hub id, local folder, or a GGUF inside an installed package.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -25,8 +25,8 @@ def drafting_modalities(model: nn.Module, task: Task) -> list[Modality]:
 
 
 @torch.no_grad()
-def ctc_texts(model: nn.Module, features: Mapping[Modality, Features], task: Task) -> list[list[str]]:
-    """Greedy CTC transcripts of each clip by the encoders of ``task``, the surest first.
+def ctc_drafts(model: nn.Module, features: Mapping[Modality, Features], task: Task) -> list[str]:
+    """The greedy CTC transcript of each clip; of AVSR's two heads that of the surer one.
 
     How sure a head is: the mean log probability of its best labels, blanks included.
 
@@ -40,47 +40,28 @@ def ctc_texts(model: nn.Module, features: Mapping[Modality, Features], task: Tas
         sureness = (surest * log_probs.mask()).sum(-1) / log_probs.lengths
         lengths = log_probs.lengths.tolist()
         texts = [decode_ids(row[:length]) for row, length in zip(labels.tolist(), lengths, strict=True)]
-        read.append(list(zip(sureness.tolist(), texts, strict=True)))
-    return [[text for _, text in sorted(clip, key=lambda entry: -entry[0])] for clip in zip(*read, strict=True)]
+        read.append(zip(sureness.tolist(), texts, strict=True))
+    return [max(clip)[1] for clip in zip(*read, strict=True)]
 
 
-def draft_ids(llm: LLM, texts: Sequence[str], written: Sequence[int]) -> list[int]:
-    """The ids that follow ``written`` if the text is to be one of ``texts``, eos included.
+def draft_ids(llm: LLM, text: str, written: Sequence[int]) -> list[int]:
+    """The ids that ``text`` has behind ``written``, which may have errors of it corrected; eos is the last one.
 
-    The text that agrees best with what is written goes on behind it. Its words keep the tokens that they have in
-    the whole text wherever the tokens written so far do.
+    Words go on with the tokens that they have in the whole text, wherever those written so far are the whole text's.
     """
     if not written:
-        return [*llm.encode(texts[0]), llm.eos_id]
+        return [*llm.encode(text), llm.eos_id]
     said = llm.decode(list(written))
-    text = min(texts, key=lambda text: align(said.split(), text.split())[0])
-    rest = ""
-    for rest in continuations(said, text):
-        ids = llm.encode(said + rest)
-        if ids[: len(written)] == list(written):
-            return [*ids[len(written) :], llm.eos_id]
-    return [*llm.encode(rest), llm.eos_id]
+    rest = "".join(f" {word}" for word in following(said.split(), text.split()))
+    if said.endswith(" "):
+        rest = rest.lstrip()
+    whole = llm.encode(said + rest)
+    fits = whole[: len(written)] == list(written)
+    return [*(whole[len(written) :] if fits else llm.encode(rest)), llm.eos_id]
 
 
-def continuations(said: str, text: str) -> Iterator[str]:
-    """What of ``text`` may follow ``said``, which has the errors of ``text`` corrected; the last one always fits.
-
-    First, where the last word said looks like the beginning of a corrected word (kat of katherine for catherine), the
-    end of that word with all that follows; then the words behind it.
-    """
-    words = text.split()
-    _, end = align(said.split(), words)
-    following = "".join(f" {word}" for word in words[end:])
-    if said.split() and end:
-        last, drafted = said.split()[-1], words[end - 1]
-        cost, inner = align(last, drafted)
-        if inner < len(drafted) and 2 * cost < len(last):
-            yield drafted[inner:] + following
-    yield following if said and not said[-1].isspace() else following.lstrip()
-
-
-def align(said: Sequence[str], draft: Sequence[str]) -> tuple[int, int]:
-    """The edit distance of ``said`` to the beginning of ``draft`` that is nearest to it, and where that one ends.
+def following(said: Sequence[str], draft: Sequence[str]) -> Sequence[str]:
+    """The words of ``draft`` behind its beginning that is nearest to ``said`` in edit distance.
 
     Of beginnings equally near, the longest: a wrong word is more often replaced than left out.
     """
@@ -89,5 +70,4 @@ def align(said: Sequence[str], draft: Sequence[str]) -> tuple[int, int]:
         before, costs[0] = costs[0], number
         for place, other in enumerate(draft, start=1):
             before, costs[place] = costs[place], min(before + (one != other), costs[place] + 1, costs[place - 1] + 1)
-    cost = min(costs)
-    return cost, max(place for place, found in enumerate(costs) if found == cost)
+    return draft[max(place for place, cost in enumerate(costs) if cost == min(costs)) :]

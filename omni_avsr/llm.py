@@ -145,6 +145,11 @@ def empty_cache(model: PreTrainedModel) -> dict[str, DynamicCache]:
     return {name: DynamicCache(config=model.config)}
 
 
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids [B, L] as transformers' own generate counts them: masked positions do not count."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def _keep_first_layers(model: PreTrainedModel, num_layers: int, reference: str) -> None:
     """Cut the decoder behind its first ``num_layers`` layers; its last norm and the output matrix stay."""
     decoder = model.get_decoder()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_avsr.adapters import AdapterRouter
-from omni_avsr.beams import published_beam_stop
+from omni_avsr.beams import published_beam_stop, shared_prompt
 from omni_avsr.compression import compress
-from omni_avsr.config import DraftConfig, ModelConfig, PublishedSearch
-from omni_avsr.drafts import ctc_texts, draft_ids, drafting_modalities
+from omni_avsr.config import DraftConfig, ModelConfig, PublishedSearch, check_draft
+from omni_avsr.drafts import ctc_drafts, draft_ids
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.gradients import PartwiseLoss
 from omni_avsr.llm import LLM, generation_config
@@ -147,26 +147,6 @@ class OmniAVSR(nn.Module):
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][scored])
         return F.cross_entropy(logits.float(), labels[scored], reduction="sum")
 
-    def check_search(
-        self,
-        tasks: Iterable[Task],
-        num_beams: int = 1,
-        published: PublishedSearch | None = None,
-        draft: DraftConfig | None = None,
-    ) -> None:
-        """Raise ValueError where ``generate`` cannot search so: drafts serve greedy search alone, and need CTC heads."""
-        if draft is None:
-            return
-        if num_beams > 1:
-            raise ValueError(f"drafts serve greedy search, not {num_beams} beams; use 1 beam, or no draft")
-        published = published or self.config.search
-        if published is not None and published.temperature is not None:
-            raise ValueError(
-                f"drafts serve greedy search, not tokens sampled at temperature {published.temperature:g}; use no draft"
-            )
-        for task in tasks:
-            drafting_modalities(self, task)
-
     def generate(
         self,
         features: Mapping[Modality, Features],
@@ -183,7 +163,8 @@ class OmniAVSR(nn.Module):
         draft: let the LLM correct what CTC heads wrote instead of writing all of it (greedy search in fewer passes).
 
         Raises:
-            ValueError: a rate was not trained, a modality of the task is missing, or ``check_search`` says no.
+            ValueError: a rate was not trained, a modality of the task is missing, or there can be no ``draft``: the
+                search is not greedy, or no encoder of the task carries a CTC head.
         """
         ids = self.generate_ids(features, task, rates, num_beams, max_new_tokens, published, draft)
         return [self.text.decode(row).strip() for row in ids]
@@ -213,14 +194,14 @@ class OmniAVSR(nn.Module):
         draft: DraftConfig | None = None,
     ) -> Written:
         """The ids of ``generate_ids``, and what drafts saved."""
-        self.check_search([task], num_beams, published, draft)
         published = published or self.config.search
+        check_draft(draft, num_beams, published)
         tokens = self.tokens(features, task, rates)
         sequence = assemble(task, tokens, self.text_ids).to(self.device)
         embeds = embed(sequence, tokens, self.llm.get_input_embeddings(), self.markers)
         mask = sequence.attention_mask
         if draft is not None:
-            texts = ctc_texts(self, features, task)
+            texts = ctc_drafts(self, features, task)
             with self.router.route(task):
                 return write_from_drafts(
                     self.llm,
@@ -238,7 +219,8 @@ class OmniAVSR(nn.Module):
                 stack.enter_context(published_beam_stop(self.llm))
                 stack.enter_context(torch.random.fork_rng())
                 torch.manual_seed(published.seed)
+            cache = shared_prompt(self.llm, embeds, mask, num_beams) if num_beams > 1 else {}
             ids: Tensor = self.llm.generate(  # type: ignore[operator]  # nn.Module's own attribute type hides the method
-                inputs_embeds=embeds, attention_mask=mask, generation_config=settings
+                inputs_embeds=embeds, attention_mask=mask, generation_config=settings, **cache
             )
         return Written(ids)

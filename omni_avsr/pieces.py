@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from omni_avsr.config import DraftConfig
 from omni_avsr.encoders.access import ctc_parts, encoder_of
 from omni_avsr.encoders.ctc import BLANK, SPACE
 from omni_avsr.encoders.ctc_align import align_words
@@ -66,11 +67,18 @@ def cut_recording(model: OmniAVSR, recording: Recording, longest: float, tell: T
 
 
 @torch.no_grad()
-def say(model: OmniAVSR, pieces: Sequence[Piece], rates: Rates, num_beams: int, max_new_tokens: int) -> list[Said]:
+def say(
+    model: OmniAVSR,
+    pieces: Sequence[Piece],
+    rates: Rates,
+    num_beams: int,
+    max_new_tokens: int,
+    draft: DraftConfig | None = None,
+) -> list[Said]:
     """Transcribe a batch of pieces of one task."""
     task = pieces[0].recording.task
     features = model.encode(_inputs(model, pieces, task.modalities))
-    texts = model.generate(features, task, rates, num_beams, max_new_tokens)
+    texts = model.generate(features, task, rates, num_beams, max_new_tokens, draft=draft)
     tokens = model.tokens(features, task, rates)
     modality = _hearer(model, task)
     found = None if modality is None else ctc_parts(model, modality)[1](features[modality])

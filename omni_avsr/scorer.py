@@ -18,6 +18,7 @@ from omni_avsr.config import STRICT, Positive
 from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.decode import DecodeConfig, decode, settings_of
+from omni_avsr.drafts import drafting_modalities
 from omni_avsr.features import prepare_video, prepare_waveform
 from omni_avsr.hypotheses import append_hypothesis, resume_hypotheses, write_hypotheses
 from omni_avsr.model import OmniAVSR
@@ -60,8 +61,12 @@ class Scorer:
         """levels: SNRs in dB that are scored beside clean speech, with pieces of ``noise``.
 
         Raises:
-            ValueError: video is to be swapped, but all clips that have any say the same.
+            ValueError: video is to be swapped, but all clips that have any say the same; or a task is to be drafted
+                whose encoders carry no CTC head.
         """
+        if config.decode.draft is not None:
+            for task in tasks:
+                drafting_modalities(model, task)
         self.model, self.clips, self.config = model, clips, config
         self.reader = FileReader()
         self.inputs = ConditionInputs(clips, self.reader, noise, config.seed, config.zero_db)

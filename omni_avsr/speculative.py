@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
-from omni_avsr.llm import empty_cache
+from omni_avsr.llm import empty_cache, positions
 
 Propose = Callable[[int, Sequence[int]], list[int]]
 """(row, ids that it wrote so far) -> the ids that it may write next; eos at most as the last one."""
@@ -67,13 +68,23 @@ def write_from_drafts(
     Clips that are complete leave the batch.
 
     Args:
+        llm: one whose layers all attend to the whole text.
         embeds: prompts [B, L, H], padded at the left.
         attention_mask: [B, L], 1 where a position counts.
         threshold: a drafted token also stands where its probability is at least ``threshold`` times the best one's.
             None: only where it is the best one, so the ids are those of greedy search but for rounding.
+
+    Raises:
+        ValueError: the LLM has layers with a sliding window or with states, which cannot take back what they have read.
     """
     rows = active = [_Row(number) for number in range(len(embeds))]
-    embedding, cache = llm.get_input_embeddings(), empty_cache(llm)
+    embedding, argument = llm.get_input_embeddings(), empty_cache(llm)
+    [cache] = argument.values()
+    if kinds := {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}:
+        raise ValueError(
+            f"no draft for {type(llm).__name__}: its cache cannot take back rejected tokens ({', '.join(kinds)}); "
+            "decode without draft"
+        )
     new, mask = embeds, attention_mask
     while active:
         for row in active:
@@ -85,11 +96,10 @@ def write_from_drafts(
         logits = llm(
             inputs_embeds=new,
             attention_mask=mask,
-            # As transformers' own generate counts them.
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :],
+            position_ids=positions(mask)[:, -new.shape[1] :],
             logits_to_keep=draft.shape[1] + 1,
             use_cache=True,
-            **cache,
+            **argument,
         ).logits.float()
         best = logits.argmax(-1)
         num_accepted = (_agrees(logits, best, draft, threshold) & is_draft).cumprod(-1).sum(-1)
@@ -97,18 +107,15 @@ def write_from_drafts(
         for row, count, token in zip(active, num_accepted.tolist(), own[:, 0].tolist(), strict=True):
             _extend(row, count, token, eos_id)
         places = [
-            place
-            for place, row in enumerate(active)
-            if row.written[-1] != eos_id and len(row.written) < max_new_tokens
+            place for place, row in enumerate(active) if row.written[-1] != eos_id and len(row.written) < max_new_tokens
         ]
         active = [active[place] for place in places]
         if active:
             kept = torch.tensor(places, device=embeds.device)
             num_accepted = num_accepted[kept]
             num_rejected = draft.shape[1] - int(num_accepted.max())
-            [values] = cache.values()
-            values.batch_select_indices(kept)
-            values.crop(-num_rejected)
+            cache.reorder_cache(kept)
+            cache.crop(-num_rejected)
             mask = mask[kept]
             mask[:, mask.shape[1] - draft.shape[1] :] *= _first(num_accepted, draft.shape[1])
             mask = mask[:, : mask.shape[1] - num_rejected]

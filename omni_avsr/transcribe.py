@@ -13,7 +13,8 @@ import torch
 
 from omni_avsr.checkpoint import load_checkpoint, on_device, read_info, save_checkpoint
 from omni_avsr.compression import all_rates
-from omni_avsr.config import DType
+from omni_avsr.config import DraftConfig, DType, check_draft
+from omni_avsr.drafts import drafting_modalities
 from omni_avsr.encoders.access import max_seconds
 from omni_avsr.hub import checkpoint_folder, push_to_hub
 from omni_avsr.model import OmniAVSR
@@ -39,6 +40,7 @@ class TranscribeOptions:
     """How files are transcribed.
 
     task: "auto" takes all that a file has. rates: the lowest trained ones by default, which are the most accurate.
+    draft: greedy search in fewer passes of the LLM, which corrects what the encoders' CTC heads wrote.
     window: longest piece that is transcribed at once, in seconds; by default what the model was trained on. batch_size:
     pieces at a time, of one file or of several.
     """
@@ -47,11 +49,13 @@ class TranscribeOptions:
     rates: Rates | None = None
     num_beams: int = 1
     max_new_tokens: int = 64
+    draft: DraftConfig | None = None
     window: float | None = None
     batch_size: int = 8
     video: VideoOptions = field(default_factory=VideoOptions)
 
     def __post_init__(self) -> None:
+        check_draft(self.draft, self.num_beams)
         if self.window is not None and not SHORTEST_WINDOW <= self.window < math.inf:
             raise ValueError(f"window must be at least {SHORTEST_WINDOW} s and finite, got {self.window:g}")
 
@@ -116,6 +120,7 @@ class Transcriber:
         rates: Rates | Sequence[int] | None = None,
         num_beams: int = 1,
         max_new_tokens: int = 64,
+        draft: DraftConfig | None = None,
     ) -> str:
         """Transcribe one file.
 
@@ -124,16 +129,18 @@ class Transcriber:
                 other the face is found first.
             task: asr, vsr, avsr, or auto for what the file has.
             rates: (audio, video) compression; the lowest trained ones by default.
+            draft: as in ``TranscribeOptions``.
 
         Raises:
             ValueError: the file cannot be read or lacks what the task needs, or the model was not trained for the task
-                or the rate.
+                or the rate, or has no CTC head to draft.
         """
         options = TranscribeOptions(
             task="auto" if task == "auto" else Task(task),
             rates=None if rates is None else rates if isinstance(rates, Rates) else Rates(*rates),
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
+            draft=draft,
         )
         [result] = self.run([path], options)
         if isinstance(result, Failure):
@@ -146,7 +153,8 @@ class Transcriber:
         """Transcribe files in their order, in batches across files; a file that fails costs only itself.
 
         Raises:
-            ValueError: the model was not trained for the rates or the task; before any file is read.
+            ValueError: the model was not trained for the rates or the task, or has no CTC head to draft it; before any
+                file is read.
         """
         rates = options.rates or self.default_rates
         trained = self.model.config.tasks
@@ -154,6 +162,8 @@ class Transcriber:
             if task not in trained:
                 raise ValueError(f"this model is for {', '.join(trained)}, not for {task}")
             self.model.config.compression.check(rates, task)
+            if options.draft is not None and task == options.task:
+                drafting_modalities(self.model, task)
         waiting: list[_Read | Failure] = []
         paths = list(paths)
         for number, path in enumerate(paths):
@@ -229,7 +239,7 @@ class Transcriber:
     def _say_batch(self, batch: Sequence[Piece], rates: Rates, options: TranscribeOptions) -> Sequence[Said | Failure]:
         """A batch that fails (a piece too short for an encoder, too little memory) is tried piece by piece."""
         try:
-            return say(self.model, batch, rates, options.num_beams, options.max_new_tokens)
+            return say(self.model, batch, rates, options.num_beams, options.max_new_tokens, options.draft)
         except FILE_ERRORS as error:
             if len(batch) == 1:
                 return [_failure(batch[0].recording.path, error)]

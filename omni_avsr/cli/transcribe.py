@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from omni_avsr.config import DraftConfig, from_mapping
 from omni_avsr.files import write_atomically
 from omni_avsr.recording import Tell, VideoOptions
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
@@ -78,10 +79,17 @@ def _settings(options: argparse.Namespace, transcriber: Transcriber) -> Transcri
         rates=Rates(options.audio_rate or default.audio, options.video_rate or default.video),
         num_beams=options.beams,
         max_new_tokens=options.max_new_tokens,
+        draft=_draft(options),
         window=options.window,
         batch_size=options.batch_size,
         video=VideoOptions(True if options.cropped else None, options.face, options.face_model),
     )
+
+
+def _draft(options: argparse.Namespace) -> DraftConfig | None:
+    if options.draft_threshold is not None:
+        return from_mapping(DraftConfig, {"threshold": options.draft_threshold}, "--draft")
+    return DraftConfig() if options.draft else None
 
 
 @contextmanager
@@ -116,6 +124,15 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--face-model", type=Path, metavar="FILE", help="MediaPipe's face_landmarker.task")
     parser.add_argument("--beams", type=_positive, default=1, help="1: greedy (default)")
+    parser.add_argument(
+        "--draft", action="store_true", help="greedy, in fewer passes: the LLM corrects what the CTC heads wrote"
+    )
+    parser.add_argument(
+        "--draft-threshold",
+        type=float,
+        metavar="SHARE",
+        help="--draft that keeps words at least so probable, beside the LLM's best ones: fewer passes, more errors",
+    )
     parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest transcript of a piece")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="longest piece at once (default: as trained)")
     parser.add_argument("--batch-size", type=_positive, default=8, metavar="PIECES")
