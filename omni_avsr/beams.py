@@ -41,7 +41,8 @@ def shared_prompt(
         inputs_embeds=embeds[:, :-1], attention_mask=mask, position_ids=positions(mask), use_cache=True, **argument
     )
     [cache] = argument.values()
-    cache.reorder_cache(torch.arange(len(embeds), device=embeds.device).repeat_interleave(num_beams))
+    rows = torch.arange(len(embeds), device=embeds.device).repeat_interleave(num_beams)
+    cache.reorder_cache(rows)  # type: ignore[arg-type]  # Tensor is what the tensors of LongTensor are
     return argument
 
 

@@ -114,7 +114,7 @@ def write_from_drafts(
             kept = torch.tensor(places, device=embeds.device)
             num_accepted = num_accepted[kept]
             num_rejected = draft.shape[1] - int(num_accepted.max())
-            cache.reorder_cache(kept)
+            cache.batch_select_indices(kept)
             cache.crop(-num_rejected)
             mask = mask[kept]
             mask[:, mask.shape[1] - draft.shape[1] :] *= _first(num_accepted, draft.shape[1])

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("archive", "media", "features", "linear", "gradients", "numerals", "normalize", "transcript", "windows"),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots"),
     ("encoders", "compression", "projector"),
-    ("sequence", "adapters", "llm", "gated_mlp", "vocabulary", "beams"),
+    ("sequence", "adapters", "llm", "gated_mlp", "vocabulary", "beams", "drafts", "speculative"),
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     ("flops",),

@@ -9,6 +9,7 @@ import pytest
 from helpers_checkpoint import random_audio, random_video, save_tiny_checkpoint, write_muxed
 
 import omni_avsr
+from omni_avsr.config import DraftConfig
 from omni_avsr.encoders.ctc import BLANK, SPACE
 from omni_avsr.media import NoFaceError, write_audio, write_video
 from omni_avsr.mouth import video as mouth_video
@@ -233,10 +234,14 @@ def test_a_checkpoint_tells_how_long_a_piece_may_be(transcriber: Transcriber, fo
     assert result.text == windowed.text != whole.text
 
 
-def test_without_a_ctc_head_pauses_are_heard_but_not_seen(folder: Path, tmp_path: Path) -> None:
-    settings = {"audio_encoder": {"ctc": False}, "video_encoder": {"ctc": False}}
-    save_tiny_checkpoint(tmp_path, **settings)
-    mute = omni_avsr.load(tmp_path / "checkpoint")
+@pytest.fixture
+def mute(tmp_path: Path) -> Transcriber:
+    """Without CTC heads."""
+    save_tiny_checkpoint(tmp_path, audio_encoder={"ctc": False}, video_encoder={"ctc": False})
+    return omni_avsr.load(tmp_path / "checkpoint")
+
+
+def test_without_a_ctc_head_pauses_are_heard_but_not_seen(mute: Transcriber, folder: Path) -> None:
     [heard] = transcripts(results(mute, folder, "long.mkv", window=1.5))
     assert heard.words == ()
     recording = read_recording(folder / "long.mkv", Task.AVSR, tuple(Task), VideoOptions())
@@ -247,6 +252,20 @@ def test_without_a_ctc_head_pauses_are_heard_but_not_seen(folder: Path, tmp_path
     [seen] = results(mute, folder, "long.mkv", task=Task.VSR, window=1.5)
     assert isinstance(seen, Failure)
     assert "without a CTC head it cannot find the pauses of a silent video" in seen.reason
+
+
+def test_a_draft_changes_no_text_and_needs_a_ctc_head(
+    transcriber: Transcriber, mute: Transcriber, folder: Path
+) -> None:
+    names = ("0.mkv", "sound.wav", "long.mkv")
+    plain = transcripts(results(transcriber, folder, *names, window=1.5))
+    assert transcripts(results(transcriber, folder, *names, window=1.5, draft=DraftConfig())) == plain
+    assert transcriber.transcribe(folder / "0.mkv", rates=RATES, draft=DraftConfig()) == plain[0].text
+    with pytest.raises(ValueError, match="no draft for asr"):
+        results(mute, folder, "gone.mkv", task=Task.ASR, draft=DraftConfig())
+    heard, missed = results(mute, folder, "lips.mp4", "0.mkv", draft=DraftConfig())
+    assert [type(result) for result in (heard, missed)] == [Failure, Failure]
+    assert "no draft for vsr" in heard.reason
 
 
 def test_an_untrained_rate_is_an_error_before_any_file_is_read(transcriber: Transcriber) -> None:

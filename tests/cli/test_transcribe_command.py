@@ -87,6 +87,14 @@ def test_all_that_can_be_done_is_done_and_the_status_tells_of_the_rest(folder: P
     assert "Traceback" not in done.stderr
 
 
+def test_a_draft_changes_the_work_and_not_the_text(call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = call("both.mkv", "sound.wav")
+    monkeypatch.setattr("omni_avsr.model.ctc_drafts", lambda *_: ["what was heard"])
+    assert call("both.mkv", "sound.wav", "--draft").stdout == plain.stdout
+    believed = call("both.mkv", "sound.wav", "--draft-threshold", "1e-9")
+    assert believed.stdout.splitlines() == ["both.mkv: what was heard", "sound.wav: what was heard"]
+
+
 def test_json_subtitles_and_text_go_to_files(call: Callable[..., Done], tmp_path: Path) -> None:
     for form, suffix in (("json", ".json"), ("srt", ".srt"), ("vtt", ".vtt"), ("text", ".txt")):
         done = call("both.mkv", "sound.wav", "--format", form, "--output", str(tmp_path))
@@ -106,6 +114,8 @@ def test_json_subtitles_and_text_go_to_files(call: Callable[..., Done], tmp_path
     ("arguments", "status", "message"),
     [
         (["both.mkv", "--audio-rate", "3"], 1, r"audio rate 3 was not trained; choose one of [2, 5]"),
+        (["both.mkv", "--draft", "--beams", "2"], 1, "a draft serves greedy search, not 2 beams"),
+        (["both.mkv", "--draft-threshold", "2"], 1, "--draft.threshold: Input should be less than 1"),
         (["both.mkv", "--checkpoint", "other"], 1, "is no checkpoint"),
         (["both.mkv", "--device", "cuda:7"], 1, "device cuda:7 cannot be used"),
         (["both.mkv", "sound.wav", "--format", "srt"], 1, "--output FOLDER"),
