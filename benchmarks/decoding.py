@@ -15,21 +15,20 @@ from omni_avsr.types import Rates, Task
 
 
 class PassCounter:
-    """Counts the forward passes of an LLM and how many positions the first of them reads."""
+    """Counts the forward passes of an LLM and how many positions those over the prompt read (with beams, two)."""
 
     def __init__(self, llm: nn.Module) -> None:
         self.reset()
         llm.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def reset(self) -> None:
-        self.passes = self.first_positions = 0
+        self.passes = self.prompt_positions = 0
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.passes += 1
-        if self.passes == 1:
-            embeds = kwargs["inputs_embeds"]
-            assert isinstance(embeds, Tensor)
-            self.first_positions = embeds.shape[1]
+        embeds = kwargs.get("inputs_embeds")
+        if isinstance(embeds, Tensor):
+            self.prompt_positions += embeds.shape[1]
 
 
 def measure(case: DecodingCase) -> dict[str, float]:
@@ -60,7 +59,7 @@ def measure(case: DecodingCase) -> dict[str, float]:
         "media_seconds": media_seconds,
         "real_time_factor": seconds["total_seconds"] / media_seconds,
         "clips_per_second": len(case.clip_seconds) / seconds["total_seconds"],
-        "prompt_tokens": counter.first_positions,
+        "prompt_tokens": counter.prompt_positions,
         "new_tokens": case.num_new_tokens,
         "llm_passes": counter.passes,
         "build_peak_memory_mib": build_peak,

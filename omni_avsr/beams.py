@@ -37,8 +37,13 @@ def shared_prompt(
     """
     argument = empty_cache(llm)
     mask = attention_mask[:, :-1]
-    llm.get_decoder()(
-        inputs_embeds=embeds[:, :-1], attention_mask=mask, position_ids=positions(mask), use_cache=True, **argument
+    llm(
+        inputs_embeds=embeds[:, :-1],
+        attention_mask=mask,
+        position_ids=positions(mask),
+        logits_to_keep=1,
+        use_cache=True,
+        **argument,
     )
     [cache] = argument.values()
     rows = torch.arange(len(embeds), device=embeds.device).repeat_interleave(num_beams)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from omni_avsr.llm import empty_cache, positions
@@ -112,17 +112,24 @@ def write_from_drafts(
         active = [active[place] for place in places]
         if active:
             kept = torch.tensor(places, device=embeds.device)
-            num_accepted = num_accepted[kept]
-            num_rejected = draft.shape[1] - int(num_accepted.max())
-            cache.batch_select_indices(kept)
-            cache.crop(-num_rejected)
-            mask = mask[kept]
-            mask[:, mask.shape[1] - draft.shape[1] :] *= _first(num_accepted, draft.shape[1])
-            mask = mask[:, : mask.shape[1] - num_rejected]
-            new = embedding(own[kept])
+            mask = _take_back(cache, mask, kept, num_accepted[kept], draft.shape[1])
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            new = embedding(own[kept])
     ids = pad_sequence([torch.tensor(row.written) for row in rows], batch_first=True, padding_value=eos_id)
     return Written(ids.to(embeds.device), tuple(DraftCounts(row.passes, row.drafted, row.accepted) for row in rows))
+
+
+def _take_back(cache: DynamicCache, mask: Tensor, kept: Tensor, num_accepted: Tensor, width: int) -> Tensor:
+    """Leave in ``cache`` the rows ``kept``, and of their last ``width`` positions those accepted, of any row.
+
+    Returns:
+        the attention mask of what is left, without what a row itself does not accept.
+    """
+    num_rejected = width - int(num_accepted.max())
+    cache.batch_select_indices(kept)
+    cache.crop(-num_rejected)
+    accepted = _first(num_accepted, width - num_rejected).to(mask.dtype)
+    return torch.cat([mask[kept, : mask.shape[1] - width], accepted], dim=1)
 
 
 def _agrees(logits: Tensor, best: Tensor, draft: Tensor, threshold: float | None) -> Tensor:
