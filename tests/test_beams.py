@@ -10,6 +10,7 @@ from helpers_model import tiny_batch, tiny_model
 from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
+from benchmarks.decoding import PassCounter
 from omni_avsr.beams import shared_prompt
 from omni_avsr.types import Rates, Task
 
@@ -67,3 +68,17 @@ def test_a_prompt_is_read_once_for_all_beams(tmp_path: Path) -> None:
     assert shapes[0][0] == 3
     assert shapes[0][1] > 10
     assert shapes[1:] == [(12, 1)] * 3
+
+
+@torch.no_grad()
+def test_the_benchmark_counts_a_prompt_once_however_it_is_read(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    features = model.encode(tiny_batch().inputs)
+    counter = PassCounter(model.llm)
+    counted = []
+    for num_beams in (1, 4):
+        counter.reset()
+        model.generate_ids(features, Task.AVSR, Rates(2, 3), num_beams, max_new_tokens=3)
+        counted.append((counter.prompt_positions, counter.passes))
+    assert counted[0][0] == counted[1][0] > 10
+    assert [passes for _, passes in counted] == [3, 4]
