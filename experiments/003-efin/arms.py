@@ -19,7 +19,9 @@ POINTS = {
 A joint step of VSR trains the video encoder on a quarter of the clips that a step of EFIN's first stage has.
 """
 NUM_TRIED = {Task.ASR: 5, Task.VSR: 3}
-"""Points of a try, over which a learning rate is chosen; the chosen one goes on to the last point."""
+"""Points of a try; the one of the chosen learning rate goes on to the last point."""
+NUM_COMPARED = 2
+"""Points at the end of a try that choose: before, all are on the plateau of a grammar without words."""
 LR_SCALES = (0.33, 1.0, 3.0)
 """A try multiplies the learning rates of all stages by one of these: as many tries for each strategy."""
 SEEDS = (7, 8, 9)

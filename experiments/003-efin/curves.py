@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import LR_SCALES, NUM_TRIED, POINTS, SEEDS, SNR_DB
+from arms import LR_SCALES, NUM_COMPARED, NUM_TRIED, POINTS, SEEDS, SNR_DB
 
 from omni_avsr.bootstrap import Interval
 from omni_avsr.error_counts import Unit, count_errors, error_rate, total
@@ -53,9 +53,9 @@ def hypotheses_of(line: Line, split: str, level: float | None) -> list[Hypothesi
 
 
 def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
-    """The learning rate of each strategy and task: that of the lowest CER on validation, over all points of a try.
+    """The learning rate of each strategy and task: that of the lowest CER on validation, over the last points of a try.
 
-    The mean is of logarithms, so that dear points count as much as cheap ones. A strategy is left out until all its
+    The mean is of logarithms. A strategy is left out until all its
     tries have all their points.
     """
     logs: dict[tuple[str, Task], dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -70,7 +70,8 @@ def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
         for strategy, points in of_task.items():
             found, tried = logs[strategy, task], points[: NUM_TRIED[task]]
             if all(found[scale].keys() >= set(tried) for scale in LR_SCALES):
-                mean = {scale: sum(found[scale][steps] for steps in tried) for scale in LR_SCALES}
+                last = tried[-NUM_COMPARED:]
+                mean = {scale: sum(found[scale][steps] for steps in last) for scale in LR_SCALES}
                 chosen[strategy, task] = min(mean, key=lambda scale: mean[scale])
     return chosen
 
