@@ -25,6 +25,8 @@ PACKAGES: dict[Quantization, tuple[str, ...]] = {"int8": ("torchao",), "nf4": ("
 """What quantises so: tables are int8 in either case."""
 _FEW_ROWS = 8
 """Rows of input up to which torch's own product with int8 weights is the faster one."""
+_WIDTH = 64
+"""What that product needs a row's length to be a multiple of (a smaller one would do): it reads beyond other rows."""
 _BLOCK = 64
 """Numbers of NF4 that share a scale."""
 
@@ -109,7 +111,8 @@ class Int8Linear(Int8, QuantisedLinear):
 
     def product(self, input: Tensor) -> Tensor:
         rows = input.reshape(-1, self.in_features)
-        if input.device.type == "cpu" and input.dtype is torch.bfloat16 and len(rows) <= _FEW_ROWS:
+        fits = input.device.type == "cpu" and input.dtype is torch.bfloat16 and self.in_features % _WIDTH == 0
+        if fits and len(rows) <= _FEW_ROWS:
             few = torch._weight_int8pack_mm(rows, self.weight, self.scale.to(input.dtype))
             return few.view(*input.shape[:-1], self.out_features)
         return super().product(input)

@@ -78,7 +78,9 @@ def stored_rows(folder: Path) -> dict[str, Rows]:
     Raises:
         ValueError: there are no weights in the folder.
     """
-    return {name: rows for file in weight_files(folder) if file.suffix == ".safetensors" for name, rows in in_file(file)}
+    return {
+        name: rows for file in weight_files(folder) if file.suffix == ".safetensors" for name, rows in in_file(file)
+    }
 
 
 def in_file(file: Path) -> Iterator[tuple[str, Rows]]:
