@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from omni_avsr.config import Quantization
 from omni_avsr.quantization import Quantised, check_installed, quantise_layers, tie_int8
-from omni_avsr.streaming import Rows, read_slabs, whole
+from omni_avsr.streaming import Rows, copy_rows, read_slabs
 
 
 def llm_skeleton(
@@ -64,13 +64,18 @@ def _differ(one: Rows, other: Rows) -> bool:
 @torch.no_grad()
 def fill(model: PreTrainedModel, rows: Mapping[str, Rows]) -> None:
     """Give a skeleton the values of ``rows``, which ``unfit`` finds fit; other rows are left out."""
-    for name, module, key in _to_fill(model):
+    wanted = list(_to_fill(model))
+    # All are allocated before any is filled: what comes and goes between them would leave as much memory unused.
+    for _, module, key in wanted:
+        own = module.get_parameter(key)
+        if own.is_meta:
+            module.register_parameter(key, nn.Parameter(torch.empty_like(own, device="cpu"), requires_grad=False))
+    for name, module, key in wanted:
         if isinstance(module, Quantised) and key == "weight":
             for first, slab in read_slabs(rows[name]):
                 module.write(first, slab.float())
         else:
-            dtype = module.get_parameter(key).dtype
-            module.register_parameter(key, nn.Parameter(whole(rows[name], dtype), requires_grad=False))
+            copy_rows(module.get_parameter(key), rows[name])
     if not isinstance(model.get_output_embeddings(), Quantised):
         model.tie_weights()
     tie_int8(model)

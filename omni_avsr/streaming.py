@@ -109,9 +109,16 @@ def read_slabs(rows: Rows) -> Iterator[tuple[int, Tensor]]:
         yield first, rows.read(first, last)
 
 
-def whole(rows: Rows, dtype: torch.dtype) -> Tensor:
-    """All rows as one tensor of ``dtype``."""
-    tensor = torch.empty(rows.shape, dtype=dtype)
+def copy_rows(tensor: Tensor, rows: Rows) -> None:
+    """Give ``tensor`` the values of all of ``rows``, in its own dtype."""
     for first, slab in read_slabs(rows):
         tensor[first : first + len(slab)] = slab
-    return tensor
+
+
+def read_all(rows: Mapping[str, Rows], dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors as ``dtype``."""
+    # All are allocated first: slabs that come and go between them would leave as much memory unused.
+    tensors = {name: torch.empty(own.shape, dtype=dtype) for name, own in rows.items()}
+    for name, tensor in tensors.items():
+        copy_rows(tensor, rows[name])
+    return tensors

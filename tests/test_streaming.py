@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omni_avsr import streaming
-from omni_avsr.streaming import MergedRows, read_slabs, slabs, stored_rows, whole
+from omni_avsr.streaming import MergedRows, read_all, read_slabs, slabs, stored_rows
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,9 +35,11 @@ def test_whole_tensors_are_those_of_the_file(dtype: torch.dtype, small_slabs: No
     save_file(tensors() | {"steps": torch.arange(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     rows = stored_rows(tmp_path)
     assert rows.keys() == tensors().keys()  # integers are no weights
+    found = read_all(rows, dtype)
     for name, expected in tensors().items():
         assert rows[name].shape == tuple(expected.shape)
-        assert torch.equal(whole(rows[name], dtype), expected.to(dtype)), name
+        assert found[name].dtype is dtype
+        assert torch.equal(found[name], expected.to(dtype)), name
 
 
 def test_shards_are_one_folder(tmp_path: Path) -> None:
@@ -70,13 +72,13 @@ def test_low_rank_changes_are_added_in_float32(small_slabs: None, tmp_path: Path
     save_file({"weight": weight}, tmp_path / "model.safetensors")
     merged = MergedRows(stored_rows(tmp_path)["weight"], ((0.5, down, up), (2.0, down, up)))
     assert len(list(read_slabs(merged))) == 3
-    torch.testing.assert_close(whole(merged, torch.float32), weight.float() + 2.5 * up @ down)
+    found = read_all({"weight": merged}, torch.float32)["weight"]
+    torch.testing.assert_close(found, weight.float() + 2.5 * up @ down)
 
 
 def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "model.safetensors")
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[:-100])
-    last = max(stored_rows(tmp_path).values(), key=lambda rows: rows.offset)
     with pytest.raises(ValueError, match=r"model\.safetensors ends before its tensors do"):
-        whole(last, torch.float32)
+        read_all(stored_rows(tmp_path), torch.float32)

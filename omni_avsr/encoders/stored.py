@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from omni_avsr.streaming import in_file, whole
+from omni_avsr.streaming import in_file, read_all
 from omni_avsr.weights import weight_files
 
 
@@ -50,7 +50,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, d
 
 
 def _read_safetensors(file: Path, dtype: torch.dtype, parts: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: whole(rows, dtype) for name, rows in in_file(file) if name.startswith(parts)}
+    return read_all({name: rows for name, rows in in_file(file) if name.startswith(parts)}, dtype)
 
 
 def _read_bin(file: Path, parts: tuple[str, ...]) -> dict[str, Tensor]:
