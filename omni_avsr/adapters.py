@@ -28,10 +28,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omni_avsr.config import AdapterConfig
 from omni_avsr.llm import CACHE_ARGUMENTS
+from omni_avsr.streaming import MergedRows, Rows
 from omni_avsr.types import Task
 
 SHARED = "shared"
 _PUBLISHED_STD = 0.02
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 PEFT_PREFIX = "base_model.model."
 """What stands before a module's name in peft's files."""
 
@@ -152,6 +154,23 @@ class AdapterRouter:
         self.active = names
 
 
+class MergedRouter(AdapterRouter):
+    """The router of a model without adapters, whose weights hold those of one task already."""
+
+    def __init__(self, model: nn.Module, config: AdapterConfig, task: Task) -> None:
+        super().__init__(model, config)
+        self.task = task
+
+    @contextmanager
+    def route(self, task: Task) -> Iterator[None]:
+        """Nothing to do for the merged task. ValueError for others."""
+        if task is not self.task:
+            raise ValueError(
+                f"the adapters of {self.task} are merged into this model, it cannot do {task}; load it anew"
+            )
+        yield
+
+
 class _CheckpointedForward:
     """A decoder layer's forward under gradient checkpointing; an object rather than a closure, so deepcopy follows."""
 
@@ -244,14 +263,44 @@ def load_adapter(model: nn.Module, name: str, folder: Path) -> None:
         ValueError: when a file is missing, a setting that changes results differs (rank, alpha, variants of LoRA), or
             the weights do not fit exactly.
     """
-    for file in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-        if not (folder / file).is_file():
-            raise ValueError(f"no adapter in {folder}: {file} is missing")
-    saved, own = LoraConfig.from_pretrained(str(folder)).to_dict(), _peft_config(model, name).to_dict()
+    (saved, state), own = _read_adapter(folder), _peft_config(model, name).to_dict()
     for setting in ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "bias", "rank_pattern", "alpha_pattern"):
         if saved.get(setting) != own[setting]:
             raise ValueError(f"adapter {folder} has {setting} {saved.get(setting)}, but {name!r} has {own[setting]}")
-    load_adapter_state(model, name, safetensors.torch.load_file(folder / SAFETENSORS_WEIGHTS_NAME))
+    load_adapter_state(model, name, state)
+
+
+def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and weights. ValueError: a file is missing."""
+    for file in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        if not (folder / file).is_file():
+            raise ValueError(f"no adapter in {folder}: {file} is missing")
+    settings = LoraConfig.from_pretrained(str(folder)).to_dict()
+    return settings, safetensors.torch.load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+
+
+def merged(rows: Mapping[str, Rows], folder: Path, config: AdapterConfig, task: Task) -> dict[str, Rows]:
+    """The LLM's weights with the adapters of ``task`` added to them, by the same names.
+
+    folder: of the adapters' folders, as ``save_adapter`` or peft wrote them.
+
+    Raises:
+        ValueError: an adapter is missing, has another rank or scale than ``config`` says, or is of other weights.
+    """
+    changes: dict[str, list[tuple[float, Tensor, Tensor]]] = {}
+    for name in ROUTES[config.strategy][task]:
+        saved, state = _read_adapter(folder / name)
+        if (saved["r"], saved["lora_alpha"]) != (config.rank, config.alpha):
+            raise ValueError(
+                f"adapter {folder / name} has rank {saved['r']} and alpha {saved['lora_alpha']}, "
+                f"expected {config.rank} and {config.alpha}"
+            )
+        for key in (key for key in state if key.endswith(_DOWN)):
+            target, up = key.removeprefix(PEFT_PREFIX).removesuffix(_DOWN), key.removesuffix(_DOWN) + _UP
+            if f"{target}.weight" not in rows or up not in state:
+                raise ValueError(f"adapter {folder / name} is not of these weights: {target} is not among them")
+            changes.setdefault(f"{target}.weight", []).append((config.alpha / config.rank, state[key], state[up]))
+    return {**rows, **{name: MergedRows(rows[name], tuple(change)) for name, change in changes.items()}}
 
 
 def _peft_config(model: nn.Module, name: str) -> LoraConfig:

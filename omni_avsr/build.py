@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from omni_avsr.adapters import add_adapters
+from omni_avsr.adapters import MergedRouter, add_adapters, merged
 from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.gated_mlp import use_lean_mlps
 from omni_avsr.linear import use_onednn
-from omni_avsr.llm import LLM, load_llm
+from omni_avsr.llm import LLM, Change, load_llm
 from omni_avsr.model import OmniAVSR
 from omni_avsr.projector import ModalityProjector
-from omni_avsr.types import Modality
+from omni_avsr.types import Modality, Task
 
 
 class Encoders(nn.Module):
@@ -39,20 +42,48 @@ def _encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality]) ->
         return {m: build_encoder(part) for m in modalities if (part := config.encoder_of(m)) is not None}
 
 
-def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
+@dataclass(frozen=True)
+class Merge:
+    """The adapters of one task, in the folder of adapters of a checkpoint, to be added to the LLM's weights."""
+
+    task: Task
+    adapters: Path
+
+
+def build_model(config: ModelConfig, seed: int, merge: Merge | None = None) -> OmniAVSR:
     """Build the whole model: base weights as ``config`` names them, new parts random after ``seed``.
+
+    merge: what the LLM's weights hold instead of adapters; the model then does this task alone.
 
     Raises:
         ValueError: base weights cannot be found or are not the ones that the config pins.
     """
     encoders = _encoders(config, seed, tuple(Modality))
+    llm = build_llm(config, merge)
+    return assemble_model(config, llm, encoders, seed, None if merge is None else merge.task)
+
+
+def build_llm(config: ModelConfig, merge: Merge | None = None) -> LLM:
+    """The LLM alone, without adapters, or with those of ``merge`` in its weights. ValueError: as ``load_llm`` says."""
     part = config.llm
-    llm = load_llm(part.weights, getattr(torch, part.dtype), part.sha256, part.num_layers)
-    return assemble_model(config, llm, encoders, seed)
+    change: Change | None = None
+    if merge is not None:
+        change = partial(merged, folder=merge.adapters, config=config.adapters, task=merge.task)
+    dtype = getattr(torch, part.dtype)
+    return load_llm(part.weights, dtype, part.sha256, part.num_layers, part.quantization, change)
 
 
-def assemble_model(config: ModelConfig, llm: LLM, encoders: Mapping[Modality, SpeechEncoder], seed: int) -> OmniAVSR:
-    """The whole model from an LLM and encoders that are there already; new parts random after ``seed``."""
+def assemble_model(
+    config: ModelConfig,
+    llm: LLM,
+    encoders: Mapping[Modality, SpeechEncoder],
+    seed: int,
+    merged_task: Task | None = None,
+) -> OmniAVSR:
+    """The whole model from an LLM and encoders that are there already; new parts random after ``seed``.
+
+    merged_task: the one whose adapters the LLM's weights hold already; it then gets none.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projectors = {
@@ -67,7 +98,10 @@ def assemble_model(config: ModelConfig, llm: LLM, encoders: Mapping[Modality, Sp
             for modality, encoder in encoders.items()
         }
         generator = torch.Generator().manual_seed(seed)
-        router = add_adapters(llm.model, config.adapters, generator, config.tasks)
+        if merged_task is None:
+            router = add_adapters(llm.model, config.adapters, generator, config.tasks)
+        else:
+            router = MergedRouter(llm.model, config.adapters, merged_task)
         model = OmniAVSR(config, llm, router, encoders, projectors)
         use_lean_mlps(model.llm)
         use_onednn(model)

@@ -27,14 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from omni_avsr.adapters import adapter_names, load_adapter, parameter_name, save_adapter
-from omni_avsr.build import build_model
-from omni_avsr.config import DType, ModelConfig, from_mapping, to_mapping
+from omni_avsr.adapters import MergedRouter, adapter_names, load_adapter, parameter_name, save_adapter
+from omni_avsr.build import Merge, build_llm, build_model
+from omni_avsr.config import DType, ModelConfig, QuantizationChoice, from_mapping, to_mapping
 from omni_avsr.files import write_atomically
+from omni_avsr.llm import LLM
 from omni_avsr.model import OmniAVSR
 from omni_avsr.model_card import CARD, model_card
 from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
+from omni_avsr.types import Task
 from omni_avsr.weights import resolve
 
 log = logging.getLogger(__name__)
@@ -90,9 +92,14 @@ def save_checkpoint(
         dtype: of the stored floating-point tensors; None keeps them.
 
     Raises:
-        ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, or ``folder`` is no checkpoint
-            but has files of the same names.
+        ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, ``folder`` is no checkpoint
+            but has files of the same names, or the adapters of ``model`` are merged.
     """
+    if isinstance(model.router, MergedRouter):
+        raise ValueError(
+            f"the adapters of {model.router.task} are merged into this model, and cannot be stored any more; "
+            "load the checkpoint without merging to save it"
+        )
     if not _is_checkpoint(folder) and (taken := [name for name in PARTS if (folder / name).exists()]):
         raise ValueError(
             f"{folder} is no checkpoint and holds {', '.join(taken)}, which would be replaced; choose another"
@@ -209,21 +216,31 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
+def load_checkpoint(
+    folder: Path,
+    llm_dtype: DType | None = None,
+    quantization: QuantizationChoice | None = None,
+    merged_task: Task | None = None,
+) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
     Args:
         llm_dtype: another dtype for the LLM's base weights than they were trained with.
+        quantization: of these weights, if another than they were trained with; "none" for floats.
+        merged_task: add the adapters of this task to the weights, before they are quantised; the model then does this
+            task alone, and a pass costs no more than one of the base model.
 
     Raises:
         ValueError: base weights are missing or are others than the adapters were trained on, or tensors or adapters
-            are missing, unknown or misshapen.
+            are missing, unknown or misshapen, or the LLM's own weights were trained, and it is to be quantised or
+            merged.
     """
     info = read_info(folder)
-    config = info.model
-    if llm_dtype is not None:
-        config = replace(config, llm=replace(config.llm, dtype=llm_dtype))
-    model = build_model(config, seed=0)
+    config = _changed_llm(info.model, llm_dtype, quantization)
+    if config.llm.quantization is not None:
+        _check_frozen(folder, info)
+    merge = None if merged_task is None else _merge(folder, info, merged_task)
+    model = build_model(config, 0, merge)
     expected = _own_names(model) | set(info.trained_base)
     state = _read_tensors(folder / TRAINED)
     if unknown := sorted(state.keys() - expected):
@@ -235,9 +252,43 @@ def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
     wanted = set(adapter_names(config.adapters, config.tasks))
     if found != wanted:
         raise ValueError(f"{folder / ADAPTERS} holds the adapters {sorted(found)}, the model has {sorted(wanted)}")
-    for name in sorted(wanted):
+    for name in sorted(wanted) if merged_task is None else ():
         load_adapter(model.llm, name, folder / ADAPTERS / name)
     return model.requires_grad_(False).eval()
+
+
+def load_merged_llm(folder: Path, task: Task, dtype: DType | None = None) -> LLM:
+    """The LLM of a checkpoint folder alone, with the adapters of ``task`` added to its weights.
+
+    Raises:
+        ValueError: as ``load_checkpoint`` says.
+    """
+    info = read_info(folder)
+    return build_llm(_changed_llm(info.model, dtype, "none"), _merge(folder, info, task))
+
+
+def _merge(folder: Path, info: CheckpointInfo, task: Task) -> Merge:
+    _check_frozen(folder, info)
+    if task not in info.model.tasks:
+        raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {task}")
+    return Merge(task, folder / ADAPTERS)
+
+
+def _changed_llm(config: ModelConfig, dtype: DType | None, quantization: QuantizationChoice | None) -> ModelConfig:
+    changes: dict[str, Any] = {}
+    if dtype is not None:
+        changes["dtype"] = dtype
+    if quantization is not None:
+        changes["quantization"] = None if quantization == "none" else quantization
+    return replace(config, llm=replace(config.llm, **changes))
+
+
+def _check_frozen(folder: Path, info: CheckpointInfo) -> None:
+    if trained := [name for name in info.trained_base if name.startswith("llm.")]:
+        raise ValueError(
+            f"{folder} holds {len(trained)} trained weights of the LLM itself, such as {trained[0]}; "
+            "it can be neither quantised nor merged"
+        )
 
 
 def _own_names(model: OmniAVSR) -> set[str]:

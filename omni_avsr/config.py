@@ -21,6 +21,9 @@ PUBLISHED_PROMPTS = {
 PUBLISHED_TASK_WEIGHTS = {Task.ASR: 1.0, Task.VSR: 1.5, Task.AVSR: 1.0}
 
 DType = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "nf4"]
+QuantizationChoice = Literal["int8", "nf4", "none"]
+"""Where None means: as it was trained."""
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -255,12 +258,15 @@ class LLMConfig:
 
     ``sha256`` pins the weights that adapters were trained on; loading others under the same name is then an error.
     ``num_layers`` keeps only the first so many decoder layers, which makes a small model for small experiments.
+    ``quantization`` holds the frozen weights in 8 or 4 bits (``quantization.py``); ``dtype`` is then of the rest and of
+    the activations.
     """
 
     weights: str
     dtype: DType = "float32"
     sha256: str | None = None
     num_layers: Positive | None = None
+    quantization: Quantization | None = None
 
 
 class BaseWeights(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, on_device, read_info
-from omni_avsr.config import STRICT, DType
+from omni_avsr.config import STRICT, DType, QuantizationChoice
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_set import check_unheard
@@ -39,6 +39,7 @@ class EvaluateConfig(ScoringConfig):
     num_threads: Annotated[int, Field(ge=0)] = 0
     device: str = "cpu"
     llm_dtype: DType | None = "float32"
+    quantization: QuantizationChoice | None = None
 
     def __post_init__(self) -> None:
         if self.snr_db and self.data.test_noise is None:
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Report:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
     origin = _origin(config, test_sets, noise)
     check_results(config.output, origin)
-    model = on_device(load_checkpoint(config.checkpoint, config.llm_dtype), config.device)
+    model = on_device(load_checkpoint(config.checkpoint, config.llm_dtype, config.quantization), config.device)
     bind_results(config.output, origin)
     scores, comparisons = {}, {}
     skipped: dict[str, str] = {}
@@ -108,6 +109,7 @@ def _origin(
         "checkpoint": checkpoint_sha256(config.checkpoint),
         "decoding": str(config.decode),
         "llm_dtype": config.llm_dtype or "as trained",
+        "quantization": config.quantization or "as trained",
         **{
             _noise_name(config, name): f"{n.fingerprint} seed {config.seed}{_zero_db(config)}"
             for name, n in noise.items()
@@ -130,6 +132,7 @@ def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -
         "checkpoint": config.checkpoint.name,
         "training domain": domain,
         "decoding": str(config.decode),
+        **({"quantization": config.quantization} if config.quantization else {}),
         "seed": config.seed,
         **({"SNR measured over": f"the {config.data.snr_over}{_zero_db(config)}"} if config.snr_db else {}),
         "commit": commit(),

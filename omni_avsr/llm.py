@@ -6,13 +6,15 @@ import importlib.util
 import inspect
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
@@ -21,13 +23,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from omni_avsr.config import PublishedSearch
+from omni_avsr.config import PublishedSearch, Quantization
+from omni_avsr.skeleton import fill, llm_skeleton, unfit
+from omni_avsr.streaming import Rows, slabs, stored_rows
 from omni_avsr.weights import Weights, cache_folder, check_sha256, resolve
 
 logger = logging.getLogger(__name__)
 
 # Families that cap or scale logits behind the output matrix (Gemma 2, Granite, Cohere).
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+Change = Callable[[dict[str, Rows]], dict[str, Rows]]
+"""Other weights made of those that are stored."""
 # Part of the cache key: another way of converting must not find the files of this one.
 _GGUF_FORMAT = 1
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -66,18 +72,29 @@ class LLM:
 
 
 def load_llm(
-    reference: str, dtype: torch.dtype = torch.float32, sha256: str | None = None, num_layers: int | None = None
+    reference: str,
+    dtype: torch.dtype = torch.float32,
+    sha256: str | None = None,
+    num_layers: int | None = None,
+    quantization: Quantization | None = None,
+    change: Change | None = None,
 ) -> LLM:
     """Load and freeze the causal LM that ``reference`` names (see ``weights``), on the CPU in ``dtype``.
 
-    ``num_layers`` keeps only the first so many of its decoder layers (None: all).
+    Weights are read a few rows at a time, so that there is never a second copy of them, or a float one of those that
+    are quantised. Where that cannot be (files of PyTorch's own format, families whose tensors are not stored as the
+    model has them), transformers loads them.
+
+    ``num_layers`` keeps only the first so many of its decoder layers (None: all). ``change`` is made to the stored
+    weights before they are quantised.
 
     A GGUF file is de-quantised once into ``cache_folder()`` and read from there afterwards. The generation settings
     that came with the weights are replaced by deterministic ones (see ``generation_config``).
 
     Raises:
-        ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, the tokenizer does not fit, or
-            there are fewer layers than ``num_layers``.
+        ValueError: when the weights cannot be had, their fingerprint is not ``sha256``, the tokenizer does not fit,
+            there are fewer layers than ``num_layers``, a library for ``quantization`` is missing, or weights to be
+            quantised or changed cannot be read row by row.
     """
     weights = resolve(reference)
     check_sha256(weights, sha256)
@@ -85,16 +102,13 @@ def load_llm(
     if not folder.is_dir():
         raise ValueError(f"LLM {reference!r}: {folder} is neither a folder of transformers nor a .gguf file")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.requires_grad_(False).eval()
-    if num_layers is not None:
-        _keep_first_layers(model, num_layers, reference)
+    model = _load(folder, reference, dtype, num_layers, quantization, change)
     if changed := [name for name in _LOGIT_CHANGES if model.config.to_dict().get(name) not in (None, 1, 1.0)]:
         raise ValueError(f"LLM {reference!r} changes its logits by {', '.join(changed)}, which training leaves out")
 
-    embeddings = model.get_input_embeddings().weight
-    assert isinstance(embeddings, Tensor)
-    vocab_size, hidden_size = embeddings.shape
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    vocab_size, hidden_size = embeddings.num_embeddings, embeddings.embedding_dim
     bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     if eos_id is None:
         raise ValueError(f"LLM {reference!r}: its tokenizer has no eos token, so no transcript could end")
@@ -150,6 +164,33 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def _load(
+    folder: Path,
+    reference: str,
+    dtype: torch.dtype,
+    num_layers: int | None,
+    quantization: Quantization | None,
+    change: Change | None,
+) -> PreTrainedModel:
+    """The model in ``folder``, frozen and in evaluation mode."""
+    model = llm_skeleton(AutoConfig.from_pretrained(folder), dtype, quantization)
+    if num_layers is not None:
+        _keep_first_layers(model, num_layers, reference)
+    rows = stored_rows(folder)
+    if (reason := unfit(model, rows)) is None:
+        fill(model, rows if change is None else change(rows))
+        return model
+    if quantization is not None or change is not None:
+        raise ValueError(
+            f"LLM {reference!r} cannot be read row by row, as it has to be to quantise it or to merge adapters: "
+            f"in {folder}, {reason}. Save it with transformers' save_pretrained (safetensors) and name that folder"
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if num_layers is not None:
+        _keep_first_layers(model, num_layers, reference)
+    return model.requires_grad_(False).eval()
+
+
 def _keep_first_layers(model: PreTrainedModel, num_layers: int, reference: str) -> None:
     """Cut the decoder behind its first ``num_layers`` layers; its last norm and the output matrix stay."""
     decoder = model.get_decoder()
@@ -162,15 +203,16 @@ def _keep_first_layers(model: PreTrainedModel, num_layers: int, reference: str) 
         model.config.layer_types = kinds[:num_layers]
 
 
-def _std(embeddings: Tensor, rows: int = 8192) -> float:
-    """Standard deviation in float64, a slice of rows at a time so that no second copy of the table is made."""
+def _std(embeddings: nn.Embedding) -> float:
+    """Standard deviation in float64, some rows at a time so that no second copy of the table is made."""
     total = square = 0.0
-    for part in embeddings.detach().split(rows):
-        values = part.double()
+    for first, last in slabs(embeddings.num_embeddings, embeddings.embedding_dim):
+        values = embeddings(torch.arange(first, last)).double()
         total += values.sum().item()
         square += values.square().sum().item()
-    mean = total / embeddings.numel()
-    return max(square / embeddings.numel() - mean**2, 0.0) ** 0.5
+    size = embeddings.num_embeddings * embeddings.embedding_dim
+    mean = total / size
+    return max(square / size - mean**2, 0.0) ** 0.5
 
 
 def _dequantised(weights: Weights) -> Path:

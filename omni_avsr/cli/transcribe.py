@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from omni_avsr.config import DraftConfig, from_mapping
+from omni_avsr.config import DraftConfig, QuantizationChoice, from_mapping
 from omni_avsr.files import write_atomically
 from omni_avsr.recording import Tell, VideoOptions
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
@@ -27,7 +28,13 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False)
     try:
         _check(options)
-        transcriber = load(options.checkpoint, options.device, face_model=options.face_model)
+        transcriber = load(
+            options.checkpoint,
+            options.device,
+            face_model=options.face_model,
+            quantization=options.quantize,
+            merged_task=options.task if options.merge else None,
+        )
         failed = _run(transcriber, options, errors)
     except ValueError as error:
         sys.exit(f"omni-avsr transcribe: {error}")
@@ -64,6 +71,8 @@ def _write(transcript: Transcript, options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    if options.merge and options.task == "auto":
+        raise ValueError(f"--merge is of one task's adapters; choose it with --task {'|'.join(map(str, Task))}")
     several = len(options.files) > 1
     if several and options.format in ("srt", "vtt") and options.output is None:
         raise ValueError(f"{options.format} of several files needs a folder to write them to: --output FOLDER")
@@ -137,6 +146,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=float, metavar="SECONDS", help="longest piece at once (default: as trained)")
     parser.add_argument("--batch-size", type=_positive, default=8, metavar="PIECES")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--quantize",
+        choices=get_args(QuantizationChoice),
+        help="the LLM's weights in 8 or 4 bits (default: as trained)",
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="add the adapters of --task to the LLM's weights: a little faster"
+    )
     return parser
 
 

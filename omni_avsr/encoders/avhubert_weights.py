@@ -68,8 +68,9 @@ def from_official(
     ]
     if wrong:
         raise ValueError(f"{source} holds no AV-HuBERT that is known here: {'; '.join(wrong)}")
-    floats = {n: v.to(dtype) if v.is_floating_point() else v for n, v in renamed.items()}
-    encoder.load_state_dict(floats, assign=True)
+    # Counts are copied, since the file would stay mapped for their sake.
+    own = {n: v.to(dtype) if v.is_floating_point() else v.clone() for n, v in renamed.items()}
+    encoder.load_state_dict(own, assign=True)
     return encoder.eval()
 
 

@@ -93,7 +93,7 @@ class SelfSupervisedEncoder(nn.Module):
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             encoder = cls(config, reads_normalized(folder))
-        stored = read_tensors(folder)
+        stored = read_tensors(folder, dtype)
         own = {name.removeprefix(f"{kind}."): value for name, value in stored.items() if name.startswith(f"{kind}.")}
         state = {name: value for name, value in (own or stored).items() if name != _MASK_VECTOR}
         load_strictly(encoder.model, state, f"the weights in {folder}", dtype)

@@ -8,11 +8,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-_FORMATS = ("model.safetensors", "pytorch_model.bin")
-"""The first that a folder has is read. Some models were published in PyTorch's own format alone."""
+from omni_avsr.streaming import in_file, read_all
+from omni_avsr.weights import weight_files
 
 
 def check_model_type(folder: Path, expected: str) -> None:
@@ -25,15 +24,16 @@ def check_model_type(folder: Path, expected: str) -> None:
         raise ValueError(f'{path} describes a "{model_type}" model, not a "{expected}" one')
 
 
-def read_tensors(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The tensors of ``folder`` whose names begin with one of ``parts``, on the CPU. No code in a file is run.
+def read_tensors(folder: Path, dtype: torch.dtype, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of ``folder`` whose names begin with one of ``parts``, on the CPU as ``dtype``; no second copy of
+    what is in safetensors. No code in a file is run.
 
     Raises:
         ValueError: no weights in the folder, or a file that is none of PyTorch's.
     """
     found: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
-        found |= _read_safetensors(file, parts) if file.suffix == ".safetensors" else _read_bin(file, parts)
+    for file in weight_files(folder):
+        found |= _read_safetensors(file, dtype, parts) if file.suffix == ".safetensors" else _read_bin(file, parts)
     return found
 
 
@@ -49,19 +49,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, d
         raise ValueError(f"{source} do not fit its config.json: {error}") from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    for name in _FORMATS:
-        single, index = folder / name, folder / f"{name}.index.json"
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            return sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
-    raise ValueError(f"{folder} has neither {' nor '.join(_FORMATS)}, nor an index of either's shards")
-
-
-def _read_safetensors(file: Path, parts: tuple[str, ...]) -> dict[str, Tensor]:
-    with safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys() if name.startswith(parts)}  # noqa: SIM118
+def _read_safetensors(file: Path, dtype: torch.dtype, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    return read_all({name: rows for name, rows in in_file(file) if name.startswith(parts)}, dtype)
 
 
 def _read_bin(file: Path, parts: tuple[str, ...]) -> dict[str, Tensor]:

@@ -163,6 +163,6 @@ def load_part(module: nn.Module, folder: Path, part: str, dtype: torch.dtype) ->
     Raises:
         ValueError: no weights in the folder, or names and shapes that differ from the module's.
     """
-    stored = read_tensors(folder, (part, f"model.{part}"))
+    stored = read_tensors(folder, dtype, (part, f"model.{part}"))
     state = {name.removeprefix("model.").removeprefix(part): value for name, value in stored.items()}
     load_strictly(module, state, f"the {part.rstrip('.')} weights in {folder}", dtype)

@@ -106,7 +106,7 @@ class Tape:
     def matrix(self, part: Part, unit: str, module: nn.Module, gradient: bool) -> bool:
         """A linear layer, or any other module by the matrices it holds, with the LoRA that is active on it now."""
         if not isinstance(module, LoraLayer):
-            weights = sum(value.numel() for value in module.parameters(recurse=False) if value.ndim > 1)
+            weights = _num_weights(module)
             return self.product(part, unit, 2.0 * weights, gradient, is_trained(module))
         needed = self.matrix(part, unit, module.get_base_layer(), gradient)
         own: Part = "adapters" if part == "llm" else part
@@ -137,6 +137,12 @@ class Tape:
     def flops(self, sizes: Mapping[str, float], graph: bool = True) -> Flops:
         """FLOPs for so many of each unit. graph: whether a backward pass follows."""
         return Flops(_times(self.forward, sizes), _times(self.backward, sizes) if graph else {})
+
+
+def _num_weights(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features  # not its elements: a quantised one packs several in each
+    return sum(value.numel() for value in module.parameters(recurse=False) if value.ndim > 1)
 
 
 def _add(costs: Costs, more: Mapping[tuple[Part, str], float], share: float = 1.0) -> None:

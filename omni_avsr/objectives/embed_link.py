@@ -73,15 +73,15 @@ def embedding_targets(
         [B, N, H], the mean embedding of the pieces of the word that is spoken in the token's middle, and [B, N], where
         there is one.
     """
-    table = model.llm.get_input_embeddings().weight
-    assert isinstance(table, Tensor)
-    targets = torch.zeros(*tokens.values.shape[:2], table.shape[1], device=table.device)
-    scored = torch.zeros(tokens.values.shape[:2], dtype=torch.bool, device=table.device)
+    embeddings, device = model.llm.get_input_embeddings(), model.device
+    targets = torch.zeros(*tokens.values.shape[:2], model.text.hidden_size, device=device)
+    scored = torch.zeros(tokens.values.shape[:2], dtype=torch.bool, device=device)
     for row, (clip, length) in enumerate(zip(clips, tokens.lengths.tolist(), strict=True)):
         middles = (torch.arange(length) + 0.5) / tokens_per_second
         for word in clip.words:
             places = ((middles >= word.start) & (middles < word.end)).nonzero()[:, 0]
             # With its space: most words of a transcript follow another one.
-            targets[row, places] = table[model.text.encode(f" {word.text}")].float().mean(0)
+            ids = torch.tensor(model.text.encode(f" {word.text}"), device=device)
+            targets[row, places] = embeddings(ids).float().mean(0)
             scored[row, places] = True
     return targets, scored
