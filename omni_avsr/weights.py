@@ -69,22 +69,33 @@ def is_hub_id(reference: str) -> bool:
 
 def resolve(reference: str) -> Weights:
     """The local path of ``reference`` (see the module's docstring). ValueError, with what to do, when there is none."""
-    if reference.startswith(PIP_PREFIX):
-        return Weights(reference, _in_package(reference))
-    path = Path(reference).expanduser()
-    if reference and path.exists():
-        return Weights(reference, path)
-    models = os.environ.get("OMNI_AVSR_MODELS")
-    if models and _HUB_ID.fullmatch(reference):
-        for name in (reference, path.name):
-            if (local := Path(models).expanduser() / name).exists():
-                return Weights(reference, local)
+    if (local := find_local(reference)) is not None:
+        return Weights(reference, local)
     if not is_hub_id(reference):
         raise ValueError(
             f"weights {reference!r}: no such file or folder, and not a Hub id; expected a local path, "
             f"'{PIP_PREFIX}package/file' or 'owner/name'"
         )
     return Weights(reference, _from_hub(reference))
+
+
+def find_local(reference: str) -> Path | None:
+    """Where ``reference`` is on this machine apart from the Hub's cache; None where it is not.
+
+    Raises:
+        ValueError: it names a package that is not installed, or a file that the package does not have.
+    """
+    if reference.startswith(PIP_PREFIX):
+        return _in_package(reference)
+    path = Path(reference).expanduser()
+    if reference and path.exists():
+        return path
+    models = os.environ.get("OMNI_AVSR_MODELS")
+    if models and _HUB_ID.fullmatch(reference):
+        for name in (reference, path.name):
+            if (local := Path(models).expanduser() / name).exists():
+                return local
+    return None
 
 
 def check_sha256(weights: Weights, expected: str | None) -> None:

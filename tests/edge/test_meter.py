@@ -52,7 +52,9 @@ def test_a_child_that_passes_the_limit_is_killed() -> None:
 
 
 def test_children_of_the_child_count_and_are_killed_with_it(tmp_path: Path) -> None:
-    grandchild = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); b = bytearray(100 << 20); time.sleep(60)"
+    grandchild = (
+        "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); b = bytearray(100 << 20); time.sleep(60)"
+    )
     names = [tmp_path / str(number) for number in range(2)]
     code = (
         "import subprocess, sys\n"
