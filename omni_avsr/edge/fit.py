@@ -33,7 +33,7 @@ def fit_memory(libraries: int, runs: Sequence[MemoryRun]) -> MemoryConstants:
         libraries: bytes of a process that has read no model.
 
     Raises:
-        ValueError: the runs differ too little in their activations to tell a scale, or their peaks fall where these rise.
+        ValueError: the runs differ too little in their activations to tell a scale, or peaks fall where these rise.
     """
     constants = MemoryConstants(libraries=libraries, overhead=0, scale=1.0)
     # Which stage is the fullest may depend on the scale.
@@ -46,17 +46,14 @@ def fit_memory(libraries: int, runs: Sequence[MemoryRun]) -> MemoryConstants:
                 f"two runs that differ by {(many - few) / 2**20:.1f} MiB of activations cannot tell what the allocator "
                 f"adds, {_LEAST_APART >> 20} MiB can; let the lengths of their clips be further apart"
             )
-        rest = [
-            peak - sum(memory.parts.values()) + memory.parts["activations"]
-            for memory, peak in ((small, low), (large, high))
-        ]
-        slope = (rest[1] - rest[0]) / (many - few)
+        first, last = low - small.peak + small.parts["activations"], high - large.peak + large.parts["activations"]
+        slope = (last - first) / (many - few)
         if slope <= 0:
             raise ValueError(
                 f"the peak fell from {low / 2**20:.0f} to {high / 2**20:.0f} MiB where activations rise by "
                 f"{(many - few) / 2**20:.0f} MiB: another process disturbed the measurement; repeat it"
             )
-        overhead = constants.overhead + round(rest[0] - slope * few)
+        overhead = constants.overhead + round(first - slope * few)
         constants = MemoryConstants(libraries=libraries, overhead=overhead, scale=slope)
     return constants
 

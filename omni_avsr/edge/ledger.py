@@ -9,20 +9,21 @@ asked for once: ``MemoryConstants``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
-from omni_avsr.config import STRICT, DType
+from omni_avsr.config import STRICT, AVHubertConfig, DType, LLMConfig, ModelConfig, Quantization
 from omni_avsr.edge.encoder_memory import FLOAT32, encoder_activations
-from omni_avsr.edge.llm_memory import LLMSizes, Quantization, llm_sizes_of
+from omni_avsr.edge.llm_memory import LLMSizes, llm_sizes_of
 from omni_avsr.edge.request import Lengths, Request, lengths_in
 from omni_avsr.encoders.access import encoder_of
 from omni_avsr.features import MOUTH_CROP, MOUTH_SIZE
 from omni_avsr.model import OmniAVSR
+from omni_avsr.shapes import shaped_model
 from omni_avsr.types import Modality
 
 Part = Literal[
@@ -42,13 +43,19 @@ Part = Literal[
     "optimizer",
     "overhead",
 ]
-"""``adapters`` are all LoRA, ``projectors`` have the markers with them, CTC heads count as their encoder's; ``graph`` is
-what forward passes keep for the backward one."""
-Stage = Literal["reading", "encoding audio", "encoding video", "prompt", "tokens", "training", "update"]
+"""``adapters`` are all LoRA, ``projectors`` have the markers with them, CTC heads count as their encoder's. ``graph``
+is what forward passes keep for the backward one."""
+Stage = Literal[
+    "reading encoders", "reading", "encoding audio", "encoding video", "prompt", "tokens", "training", "update"
+]
 Bytes = Mapping[Part, int]
+WeightFormat = Literal["float32", "bfloat16", "int8", "nf4"]
+WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+"""Of an LLM's frozen weights, from the gentlest to the smallest."""
 
 _SLAB = 1 << 20
 """Numbers that are read, or brought from 8 or 4 bits to floats, at once."""
+_STORED_ITEMSIZE = 2
 
 
 @settings(frozen=True, config=STRICT)
@@ -89,6 +96,7 @@ class MemoryLedger:
     """What a model takes, by ``memory_ledger``.
 
     dtype: of the LLM's activations and of its weights that are not quantised. weights: bytes by part, with buffers.
+    mapped: bytes of an encoder's file while it is brought to another dtype; stored: of the checkpoint's own tensors.
     """
 
     model: OmniAVSR
@@ -96,6 +104,8 @@ class MemoryLedger:
     dtype: DType
     quantization: Quantization | None
     weights: Bytes
+    mapped: int
+    stored: int
 
     @property
     def weight_format(self) -> str:
@@ -110,7 +120,7 @@ class MemoryLedger:
         """
         lengths = lengths_in(self.model, request)
         held = self.held(constants)
-        stages: dict[Stage, Bytes] = {"reading": held | {"activations": _SLAB * FLOAT32}}
+        stages = self.reading(constants)
         recordings = {m: request.batch_size * _recorded(m, int(n.max())) for m, n in lengths.inputs.items()}
         inputs = {m: request.batch_size * _prepared(m, int(n.max())) for m, n in lengths.inputs.items()}
         given = held | {"inputs": sum(recordings.values()) + sum(inputs.values())}
@@ -139,6 +149,16 @@ class MemoryLedger:
         }
         return Memory(stages)
 
+    def reading(self, constants: MemoryConstants) -> dict[Stage, Bytes]:
+        """What reading the weights takes, the language model's after the encoders'."""
+        held = self.held(constants)
+        early: tuple[Part, ...] = ("libraries", "overhead", "audio_encoder", "video_encoder")
+        encoders = {part: held[part] for part in early if part in held}
+        return {
+            "reading encoders": encoders | {"activations": self.mapped + _SLAB * FLOAT32},
+            "reading": held | {"activations": self.stored + _SLAB * FLOAT32},
+        }
+
     def held(self, constants: MemoryConstants) -> dict[Part, int]:
         """What is there all the time."""
         return {"libraries": constants.libraries, **self.weights, "overhead": constants.overhead}
@@ -147,10 +167,23 @@ class MemoryLedger:
         return request.batch_size * lengths.features[modality] * encoder_of(self.model, modality).output_dim * FLOAT32
 
 
+def planned_memory(config: ModelConfig, llm_shape: Mapping[str, Any] | None = None) -> MemoryLedger:
+    """The ledger of a model that is not there, from its settings and the sizes of its base models.
+
+    Args:
+        llm_shape: sizes of an LLM that is not in ``shapes.LLM_SHAPES``.
+
+    Raises:
+        ValueError: the sizes of a base model are not known, or a part of the model is not described here.
+    """
+    plain = replace(config, llm=replace(config.llm, quantization=None))
+    return memory_ledger(shaped_model(plain, 0, "meta", llm_shape), config.llm.dtype, config.llm.quantization)
+
+
 def memory_ledger(
     model: OmniAVSR, dtype: DType | None = None, quantization: Quantization | None = None
 ) -> MemoryLedger:
-    """The ledger of ``model``, which needs no values (``shapes.shaped_model`` on the device meta).
+    """The ledger of ``model``, which needs no values (``shapes.shaped_model`` on the device meta), nor is quantised.
 
     Args:
         dtype: of the LLM, another one than its settings say.
@@ -167,7 +200,28 @@ def memory_ledger(
         part = _part(tensor)
         if part is not None:
             weights[part] = weights.get(part, 0) + value.nbytes
-    return MemoryLedger(model, llm, name, quantization, weights)
+    return MemoryLedger(model, llm, name, quantization, weights, _mapped(model), _stored(model))
+
+
+def in_format(name: WeightFormat, config: LLMConfig) -> tuple[DType, Quantization | None]:
+    """The settings that keep an LLM's weights so. Beside quantised ones the rest is in 16 bits."""
+    if name == "float32" or name == "bfloat16":
+        return name, None
+    return "float16" if config.dtype == "float16" else "bfloat16", name
+
+
+def _mapped(model: OmniAVSR) -> int:
+    """AV-HuBERT's checkpoint is a pickle in float32, which is mapped; files of safetensors are read piece by piece."""
+    video = model.config.video_encoder
+    if not isinstance(video, AVHubertConfig) or video.weights is None or video.dtype == "float32":
+        return 0
+    return FLOAT32 * sum(value.numel() for value in encoder_of(model, Modality.VIDEO).encoder.parameters())
+
+
+def _stored(model: OmniAVSR) -> int:
+    """A checkpoint's own tensors, as large as they are by default."""
+    bases = tuple(model.config.base_weights)
+    return _STORED_ITEMSIZE * sum(v.numel() for name, v in model.named_parameters() if not name.startswith(bases))
 
 
 def torch_dtype(name: DType) -> torch.dtype:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-Quantization = Literal["int8", "nf4"]
+from omni_avsr.config import Quantization
+
 FLOAT32 = 4
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
@@ -38,6 +39,10 @@ class LLMSizes:
     widened: int
     queries: int
     cached: int
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(rows * columns for rows, columns in (*self.matrices, *self.tables)) + self.vectors
 
     @property
     def vocab_size(self) -> int:

@@ -11,16 +11,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from omni_avsr.checkpoint import load_checkpoint
-from omni_avsr.config import STRICT, DType, ModelConfig, from_mapping, to_mapping
-from omni_avsr.edge.llm_memory import Quantization
+from omni_avsr.config import STRICT, DType, ModelConfig, QuantizationChoice, from_mapping, to_mapping
 from omni_avsr.edge.meter import Outcome, resident, run_limited
 from omni_avsr.edge.request import Request
 from omni_avsr.features import prepare_video, prepare_waveform
@@ -37,17 +37,18 @@ from omni_avsr.windows import Window
 class Probe:
     """What a process does.
 
-    checkpoint: a folder; None builds ``model`` with random weights. clip: files with the clip's sound and its mouth
-    crops. request: as many tokens are written as it says, whatever the model would end with. repetitions: for the
-    clock; the fastest counts.
+    request: as many tokens are written as it says, whatever the model would end with. clip: files with the clip's sound
+    and its mouth crops. checkpoint: a folder; None builds ``model`` with random weights, its LLM by ``llm_shape`` where
+    that is given. repetitions: for the clock; the fastest counts.
     """
 
     request: Request
     clip: dict[Modality, Path]
     checkpoint: Path | None = None
     model: ModelConfig | None = None
+    llm_shape: dict[str, Any] | None = None
     llm_dtype: DType | None = None
-    quantization: Quantization | None = None
+    quantization: QuantizationChoice | None = None
     repetitions: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
@@ -111,9 +112,9 @@ def read_clip(task: Task, files: dict[Modality, Path]) -> Recording:
 
 def _model(probe: Probe) -> OmniAVSR:
     if probe.checkpoint is not None:
-        return load_checkpoint(probe.checkpoint, probe.llm_dtype)
+        return load_checkpoint(probe.checkpoint, probe.llm_dtype, probe.quantization)
     assert probe.model is not None
-    return shaped_model(probe.model, seed=0)
+    return shaped_model(probe.model, seed=0, llm_shape=probe.llm_shape)
 
 
 @torch.no_grad()
@@ -124,15 +125,15 @@ def _timed(model: OmniAVSR, recording: Recording, probe: Probe, figures: Figures
         inputs[Modality.AUDIO] = Features.pad([waveform] * request.batch_size)
     if recording.crops is not None:
         inputs[Modality.VIDEO] = Features.pad([prepare_video(torch.from_numpy(recording.crops))] * request.batch_size)
-    encoding = {m: _fastest(lambda m=m: model.encode({m: inputs[m]}), probe.repetitions) for m in inputs}
+    encoding = {m: _fastest(partial(model.encode, {m: part}), probe.repetitions) for m, part in inputs.items()}
     features = model.encode(inputs)
 
     def generate(new_tokens: int) -> None:
         model.text.model.generation_config.min_new_tokens = new_tokens
         model.generate_ids(features, request.task, request.rates, request.num_beams, new_tokens)
 
-    prompt = _fastest(lambda: generate(1), probe.repetitions)
-    whole = _fastest(lambda: generate(request.new_tokens), probe.repetitions)
+    prompt = _fastest(partial(generate, 1), probe.repetitions)
+    whole = _fastest(partial(generate, request.new_tokens), probe.repetitions)
     step = max(0.0, whole - prompt) / max(1, request.new_tokens - 1)
     return Figures(**{**vars(figures), "encoding": encoding, "prompt": prompt, "step": step})
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from omni_avsr.adapters import ROUTES
 from omni_avsr.edge.encoder_memory import FLOAT32
-from omni_avsr.edge.ledger import Bytes, Memory, MemoryConstants, MemoryLedger, Part, Stage, torch_dtype
+from omni_avsr.edge.ledger import Memory, MemoryConstants, MemoryLedger, Part, Stage, torch_dtype
 from omni_avsr.edge.request import Request, lengths_in
 from omni_avsr.encoders.access import encoder_of
 from omni_avsr.encoders.avhubert import AVHubertEncoder
@@ -55,7 +55,7 @@ def training_memory(ledger: MemoryLedger, stage: StageConfig, step: Step, consta
     request = Request(task, step.rates, step.seconds, batch_size=step.num_clips)
     lengths, transcribing = lengths_in(model, request), ledger.transcribing(request, constants)
     always: dict[Part, int] = {"optimizer": _MOMENTS * own}
-    stages: dict[Stage, Bytes] = {"reading": transcribing.stages["reading"]}
+    stages = ledger.reading(constants)
     graph = 0
     for modality, samples in lengths.inputs.items():
         name: Stage = "encoding audio" if modality is Modality.AUDIO else "encoding video"
@@ -118,9 +118,8 @@ def _kept_by_llm(ledger: MemoryLedger, stage: StageConfig, step: Step, positions
 
 def _kept_by_adapters(ledger: MemoryLedger, autocast: bool) -> int:
     """Bytes for a position of what LoRA in training reads, in all layers."""
-    active = {
-        name for routes in [ROUTES[ledger.model.config.adapters.strategy]] for name in max(routes.values(), key=len)
-    }
+    routes = ROUTES[ledger.model.config.adapters.strategy]
+    active = max(routes.values(), key=len)
     found = [
         (name.split(".lora_A.")[0], value.shape)
         for name, value in ledger.model.llm.named_parameters()

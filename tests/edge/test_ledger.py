@@ -1,5 +1,6 @@
 """The memory ledger against tensors that are really there: weights to the byte, the cache of transformers, graphs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_the_peak_is_the_fullest_stage_and_grows_with_what_is_asked(tmp_path: Pa
     request = Request(Task.AVSR, RATES, 4.0)
     memory = ledger.transcribing(request, NOTHING)
     assert memory.peak == max(sum(parts.values()) for parts in memory.stages.values())
-    assert set(memory.stages) == {"reading", "encoding audio", "encoding video", "prompt", "tokens"}
+    assert set(memory.stages) == {"reading encoders", "reading", "encoding audio", "encoding video", "prompt", "tokens"}
     longer = ledger.transcribing(Request(Task.AVSR, RATES, 8.0), NOTHING)
     beams = ledger.transcribing(Request(Task.AVSR, RATES, 4.0, num_beams=5), NOTHING)
     batch = ledger.transcribing(Request(Task.AVSR, RATES, 4.0, batch_size=3), NOTHING)
@@ -256,18 +257,12 @@ def test_what_a_step_keeps_is_foretold(trainable: str, dtype: str, precision: An
     kept = kept_by_a_step(model, step)
     if checkpointing:
         # Hooks do not see the one layer that is computed again.
-        without = training_memory(
-            ledger, from_mapping(StageConfig, {**vars_of(stage), "gradient_checkpointing": False}), step, NOTHING
-        )
+        without = training_memory(ledger, replace(stage, gradient_checkpointing=False), step, NOTHING)
         assert kept < planned.stages["training"]["graph"] < 0.6 * without.stages["training"]["graph"]
     else:
         assert planned.stages["training"]["graph"] == pytest.approx(kept, rel=0.1)
     own = sum(value.nbytes for name, value in model.named_parameters() if name in trained)
     assert planned.stages["update"]["optimizer"] == planned.stages["update"]["gradients"] == 2 * own
-
-
-def vars_of(stage: StageConfig) -> dict[str, Any]:
-    return {"objective": {"kind": "recognition"}, "trainable": list(stage.trainable), "num_steps": 1}
 
 
 def test_training_that_is_not_described_is_refused(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def _alive(process: int) -> bool:
 
 
 def test_a_forked_child_does_not_count_the_pages_that_it_shares() -> None:
-    code = "import os, time\nheld = bytearray(200 << 20)\nif os.fork() == 0:\n    time.sleep(0.4)\n    os._exit(0)\nos.wait()"
+    code = (
+        "import os, time\nheld = bytearray(200 << 20)\n"
+        "if os.fork() == 0:\n    time.sleep(0.4)\n    os._exit(0)\nos.wait()"
+    )
     outcome = python(code, 300 * MIB)
     assert not outcome.killed
     assert 200 * MIB < outcome.peak < 260 * MIB
