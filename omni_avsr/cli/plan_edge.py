@@ -148,7 +148,7 @@ def options_table(options: Sequence[Option], num_fitting: int) -> Table:
 
 def memory_table(option: Option) -> Table:
     """Where the bytes of a setting are, at its fullest stage."""
-    title = f"{describe(option)}: memory when it is fullest ({option.memory.fullest})"
+    title = f"the first, when it is fullest: {option.memory.fullest}"
     table = Table("part", title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("MiB", justify="right")
     for part, size in option.memory.parts.items():
