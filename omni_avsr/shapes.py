@@ -102,16 +102,27 @@ def shaped_model(
     Raises:
         ValueError: the sizes of a base model are not known here.
     """
-    sizes = _named_llm(config.llm.weights, llm_shape) if llm_shape else llm_sizes(config.llm.weights)
-    if config.llm.num_layers is not None:
-        sizes.num_hidden_layers = config.llm.num_layers
-        if kinds := sizes.to_dict().get("layer_types"):
-            sizes.layer_types = kinds[: config.llm.num_layers]
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        llm = _random_llm(sizes, config.llm, seed, device)
+        llm = _random_llm(_sizes(config.llm, llm_shape), config.llm, seed, device)
         encoders = {m: _random_encoder(config, m) for m in Modality if config.encoder_of(m) is not None}
         return assemble_model(config, llm, encoders, seed).eval()
+
+
+def shaped_llm(config: LLMConfig, seed: int) -> LLM:
+    """The language model of ``shaped_model`` alone. ValueError: its sizes are not known here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _random_llm(_sizes(config, None), config, seed, "cpu")
+
+
+def _sizes(config: LLMConfig, llm_shape: Mapping[str, Any] | None) -> transformers.PreTrainedConfig:
+    sizes = _named_llm(config.weights, llm_shape) if llm_shape else llm_sizes(config.weights)
+    if config.num_layers is not None:
+        sizes.num_hidden_layers = config.num_layers
+        if kinds := sizes.to_dict().get("layer_types"):
+            sizes.layer_types = kinds[: config.num_layers]
+    return sizes
 
 
 def llm_sizes(weights: str) -> transformers.PreTrainedConfig:
