@@ -168,6 +168,15 @@ def test_a_checkpoint_is_read_without_the_classes_that_it_names(checkpoint: Path
         load_avhubert(checkpoint, TINY)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_the_file_stays_in_memory_where_weights_are_of_another_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "avhubert.pt"
+    torch.save({"model": AVHubertEncoder(TINY).state_dict()}, path)
+    encoder = load_avhubert(path, TINY, torch.bfloat16)
+    assert encoder.fuse.weight.dtype is torch.bfloat16
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
