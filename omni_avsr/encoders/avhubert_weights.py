@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,10 +41,7 @@ def load_avhubert(path: Path, config: AVHubertConfig, dtype: torch.dtype = torch
     Raises:
         ValueError: the file is no such checkpoint, or has names, shapes or sizes that ``config`` does not.
     """
-    encoder = from_official(read_checkpoint(path), str(path), config, dtype)
-    # What torch read the file with are objects that hold each other, and the mapped file.
-    gc.collect()
-    return encoder
+    return from_official(read_checkpoint(path), str(path), config, dtype)
 
 
 def from_official(
