@@ -236,7 +236,7 @@ def load_checkpoint(
             merged.
     """
     info = read_info(folder)
-    config = _changed_llm(info.model, llm_dtype, quantization)
+    config = changed_llm(info.model, llm_dtype, quantization)
     if config.llm.quantization is not None:
         _check_frozen(folder, info)
     merge = None if merged_task is None else _merge(folder, info, merged_task)
@@ -264,7 +264,7 @@ def load_merged_llm(folder: Path, task: Task, dtype: DType | None = None) -> LLM
         ValueError: as ``load_checkpoint`` says.
     """
     info = read_info(folder)
-    return build_llm(_changed_llm(info.model, dtype, "none"), _merge(folder, info, task))
+    return build_llm(changed_llm(info.model, dtype, "none"), _merge(folder, info, task))
 
 
 def _merge(folder: Path, info: CheckpointInfo, task: Task) -> Merge:
@@ -274,7 +274,8 @@ def _merge(folder: Path, info: CheckpointInfo, task: Task) -> Merge:
     return Merge(task, folder / ADAPTERS)
 
 
-def _changed_llm(config: ModelConfig, dtype: DType | None, quantization: QuantizationChoice | None) -> ModelConfig:
+def changed_llm(config: ModelConfig, dtype: DType | None, quantization: QuantizationChoice | None) -> ModelConfig:
+    """The settings with the LLM's weights in another dtype or format; None leaves them."""
     changes: dict[str, Any] = {}
     if dtype is not None:
         changes["dtype"] = dtype

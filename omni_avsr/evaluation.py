@@ -11,11 +11,13 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, on_device, read_info
-from omni_avsr.config import STRICT, DType, QuantizationChoice
+from omni_avsr.checkpoint import changed_llm, checkpoint_sha256, load_checkpoint, on_device, read_info
+from omni_avsr.config import STRICT, DType, ModelConfig, QuantizationChoice
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_set import check_unheard
+from omni_avsr.edge.budget import Profile
+from omni_avsr.edge.check import check_transcribing
 from omni_avsr.metrics import compare, score
 from omni_avsr.plots import plot_wer_against_snr, plot_wer_against_tokens
 from omni_avsr.provenance import bind_results, check_results, command_line, commit, today
@@ -40,6 +42,7 @@ class EvaluateConfig(ScoringConfig):
     device: str = "cpu"
     llm_dtype: DType | None = "float32"
     quantization: QuantizationChoice | None = None
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         if self.snr_db and self.data.test_noise is None:
@@ -69,6 +72,8 @@ def evaluate(config: EvaluateConfig) -> Report:
         raise ValueError(f"this checkpoint is for {', '.join(info.model.tasks)}, not for {', '.join(config.tasks)}")
     origin = _origin(config, test_sets, noise)
     check_results(config.output, origin)
+    if config.profile is not None:
+        _check_memory(config, info.model, tasks, [clip for clips in test_sets.values() for clip in clips])
     model = on_device(load_checkpoint(config.checkpoint, config.llm_dtype, config.quantization), config.device)
     bind_results(config.output, origin)
     scores, comparisons = {}, {}
@@ -89,6 +94,16 @@ def evaluate(config: EvaluateConfig) -> Report:
         if any(s.setting.snr_db is not None for s in block):
             plot_wer_against_snr(config.output / f"wer-snr-{name}.png", block, title=name)
     return report
+
+
+def _check_memory(config: EvaluateConfig, model: ModelConfig, tasks: Sequence[Task], clips: Sequence[Clip]) -> None:
+    """Raise ValueError when the profile's memory cannot hold a batch of the longest clips."""
+    assert config.profile is not None
+    decode, longest = config.decode, max((clip.seconds for clip in clips), default=1.0)
+    changed = changed_llm(model, config.llm_dtype, config.quantization)
+    check_transcribing(
+        config.profile, changed, tasks, longest, config.batch_size, decode.num_beams, decode.max_new_tokens
+    )
 
 
 def _complete(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
@@ -132,6 +147,7 @@ def _metadata(config: EvaluateConfig, domain: str, skipped: Mapping[str, str]) -
         "checkpoint": config.checkpoint.name,
         "training domain": domain,
         "decoding": str(config.decode),
+        **({"llm_dtype": config.llm_dtype} if config.llm_dtype else {}),
         **({"quantization": config.quantization} if config.quantization else {}),
         "seed": config.seed,
         **({"SNR measured over": f"the {config.data.snr_over}{_zero_db(config)}"} if config.snr_db else {}),

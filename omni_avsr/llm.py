@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -134,6 +135,16 @@ def load_llm(
     return llm
 
 
+def read_llm_config(path: Path) -> PreTrainedConfig:
+    """The settings of the causal LM in a folder or a GGUF file; no weights are read."""
+    if path.suffix != ".gguf":
+        return AutoConfig.from_pretrained(path)
+    converted = _converted_folder(Weights(str(path), path))
+    if converted.is_dir():
+        return AutoConfig.from_pretrained(converted)
+    return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+
+
 def generation_config(
     llm: LLM, max_new_tokens: int | None = None, num_beams: int = 1, published: PublishedSearch | None = None
 ) -> GenerationConfig:
@@ -217,11 +228,10 @@ def _std(embeddings: nn.Embedding) -> float:
 
 def _dequantised(weights: Weights) -> Path:
     """The folder of transformers made from a GGUF file, converted on first use. Safe in several processes at once."""
-    root = cache_folder() / "gguf"
-    folder = root / f"{weights.path.stem}-{weights.sha256()}-v{_GGUF_FORMAT}"
+    folder = _converted_folder(weights)
     if folder.is_dir():
         return folder
-    root.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             partial = folder.with_name(folder.name + ".partial")
@@ -230,6 +240,10 @@ def _dequantised(weights: Weights) -> Path:
             _convert_gguf(weights, partial)
             partial.rename(folder)
     return folder
+
+
+def _converted_folder(weights: Weights) -> Path:
+    return cache_folder() / "gguf" / f"{weights.path.stem}-{weights.sha256()}-v{_GGUF_FORMAT}"
 
 
 def _convert_gguf(weights: Weights, folder: Path) -> None:

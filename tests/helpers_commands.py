@@ -13,7 +13,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from omni_avsr.cli import demo, export_llm, fit_scaling, merge, noise, plan, splice, transcribe
+from omni_avsr.cli import (
+    calibrate_device,
+    demo,
+    export_llm,
+    fit_scaling,
+    merge,
+    noise,
+    plan,
+    plan_edge,
+    splice,
+    transcribe,
+)
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import PrepareConfig
 from omni_avsr.config import from_mapping
@@ -39,6 +50,8 @@ PARSERS: Mapping[str, ArgumentParser] = {
     "splice": splice.parser(),
     "fit-scaling": fit_scaling.parser(),
     "plan": plan.parser(),
+    "plan-edge": plan_edge.parser(),
+    "calibrate-device": calibrate_device.parser(),
 }
 
 

@@ -1,5 +1,6 @@
 """Every config file composes into valid settings, and every stage trains exactly the names it means to."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from omni_avsr.build import build_model
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.config import ModelConfig, from_mapping
+from omni_avsr.edge.budget import process_bytes
 from omni_avsr.evaluation import EvaluateConfig
 from omni_avsr.model import OmniAVSR
 from omni_avsr.run import RunConfig
@@ -68,13 +70,41 @@ def test_every_data_config_composes_into_an_evaluation(name: str) -> None:
     assert from_mapping(EvaluateConfig, values, "evaluate").data.test_sets
 
 
+@pytest.mark.parametrize("name", names_in("profile"))
+def test_a_profile_changes_numbers_of_training_and_of_evaluation(name: str) -> None:
+    def run_of(*overrides: str) -> RunConfig:
+        values = composed("train", "model=omni_smollm2_tiny", "data=manifest", *PATHS, *overrides)
+        return from_mapping(RunConfig, values, "train")
+
+    def evaluation_of(*overrides: str) -> EvaluateConfig:
+        return from_mapping(EvaluateConfig, composed("evaluate", "checkpoint=in", *PATHS, *overrides), "evaluate")
+
+    run, evaluation = run_of(f"profile={name}"), evaluation_of(f"profile={name}")
+    profile, joint = run.profile, run.stages["joint"]
+    assert profile is not None
+    assert profile == evaluation.profile
+    assert profile.process_bytes == process_bytes(float(name.removeprefix("edge_").removesuffix("gb")))
+    assert (run.model.llm.dtype, run.model.llm.quantization) == (profile.llm_dtype, profile.quantization)
+    assert run.trainer["precision"] == profile.precision
+    assert (joint.batching.max_frames, joint.gradient_checkpointing) == (profile.max_frames, True)
+    assert (evaluation.llm_dtype, evaluation.quantization) == (profile.llm_dtype, profile.quantization)
+    assert (evaluation.batch_size, evaluation.decode.num_beams) == (profile.batch_size, profile.num_beams)
+    # The same model, and what is said on the command line counts.
+    plain = run_of()
+    assert replace(run.model, llm=plain.model.llm) == plain.model
+    assert plain.model.llm.dtype == "float32"
+    other = evaluation_of(f"profile={name}", "batch_size=3", "quantization=none")
+    assert (other.batch_size, other.quantization) == (3, "none")
+
+
 def test_every_config_file_is_composed_by_a_test() -> None:
     """``corpus``, ``prepare``, ``import_checkpoint``, ``hydra`` (the launcher for SLURM) and what only the paper's
     experiments use have their own tests; every file of ``stage`` is a part of some file of ``stages``.
     """
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     of_the_paper = {"language_model", "recipe", "training_set", "task", "dedicated", "counted"}
-    assert groups == {"model", "data", "stages", "trainer", "stage", "experiment", "corpus", "hydra"} | of_the_paper
+    parts = {"model", "data", "stages", "trainer", "stage", "experiment", "corpus", "hydra", "profile"}
+    assert groups == parts | of_the_paper
     assert {path.stem for path in config_folder().glob("*.yaml")} == {
         "train",
         "evaluate",

@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
     ("flops",),
+    ("edge",),
     (
         "facts",
         "training",

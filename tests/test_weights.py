@@ -132,6 +132,27 @@ def test_a_folders_fingerprint_is_that_of_its_tensors(tmp_path: Path) -> None:
     assert fingerprint("shape", {"a": half["a"].T.contiguous(), "b": half["b"]}) != expected
 
 
+def test_large_tensors_of_every_type_are_fingerprinted_as_a_whole(tmp_path: Path) -> None:
+    wide = torch.randn(700, 1000)
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int64, torch.bool)
+    tensors = {str(kind): wide.to(kind) for kind in kinds} | {"scalar": torch.tensor(3)}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(values.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert resolve(str(tmp_path)).sha256() == digest.hexdigest()
+
+
+def test_a_file_that_was_cut_has_no_fingerprint(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(100)}, tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="ends before its tensors do"):
+        resolve(str(tmp_path)).sha256()
+
+
 def test_a_folder_without_weights_has_no_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no weights"):
         resolve(str(tmp_path)).sha256()

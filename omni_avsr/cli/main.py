@@ -18,6 +18,8 @@ EXTRAS = {
     "demo": "demo",
     "fit-scaling": "train",
     "plan": "train",
+    "plan-edge": "train",
+    "calibrate-device": "train",
 }
 """The extra of the package that a command needs."""
 
@@ -34,6 +36,8 @@ COMMANDS = {
     "noise": "prepare noise to train and to test in, or mix babble",
     "fit-scaling": "fit laws of error over compute, sizes and data to finished runs",
     "plan": "what to train with a budget, by fitted laws",
+    "plan-edge": "what fits a board's memory and a time limit, before anything is loaded",
+    "calibrate-device": "measure a board once, for plan-edge",
 }
 
 

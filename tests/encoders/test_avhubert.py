@@ -1,5 +1,6 @@
 """AV-HuBERT against what the published code computes, and its checkpoints read without fairseq."""
 
+import gc
 import importlib.util
 import json
 import sys
@@ -166,6 +167,19 @@ def test_a_checkpoint_is_read_without_the_classes_that_it_names(checkpoint: Path
     assert list(state) == ["encoder.layer_norm.weight"]
     with pytest.raises(ValueError, match=r"model\.pt holds no AV-HuBERT"):
         load_avhubert(checkpoint, TINY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_the_file_stays_in_memory_where_weights_are_of_another_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "avhubert.pt"
+    torch.save({"model": AVHubertEncoder(TINY).state_dict()}, path)
+    gc.disable()  # it may come by chance
+    try:
+        encoder = load_avhubert(path, TINY, torch.bfloat16)
+        assert str(path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+    assert encoder.fuse.weight.dtype is torch.bfloat16
 
 
 def test_a_file_that_would_run_something_is_refused(tmp_path: Path) -> None:

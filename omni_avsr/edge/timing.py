@@ -1,0 +1,109 @@
+"""How long a request takes: FLOPs of the encoders, and passes of the language model by FLOPs and by bytes they read.
+
+A pass of the LLM costs so much for each layer, whatever it computes; so much for each byte of weights and of the cache,
+which it has to read; and so much for each FLOP. The prompt is one pass over many positions, in which FLOPs count, and
+each new token one over a single position of each row, in which bytes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings
+
+from omni_avsr.config import STRICT
+from omni_avsr.edge.ledger import MemoryLedger, torch_dtype
+from omni_avsr.edge.request import Request, lengths_in
+from omni_avsr.encoders.access import encoder_of
+from omni_avsr.flops.decoders import LABELS, llm_tape
+from omni_avsr.flops.encoders import PAIRS, STEPS, encoder_cost
+from omni_avsr.types import Modality
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+@settings(frozen=True, config=STRICT)
+class PassConstants:
+    """Seconds of a pass of the LLM for each layer, each byte read and each FLOP, with weights of one format."""
+
+    layer: NonNegative
+    byte: NonNegative
+    flop: NonNegative
+
+
+@settings(frozen=True, config=STRICT)
+class TimeConstants:
+    """What a device takes. encoders: seconds for each FLOP, by modality. passes: by the format of the LLM's weights."""
+
+    encoders: dict[Modality, NonNegative] = field(default_factory=dict)
+    passes: dict[str, PassConstants] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of a request. encoding: by modality. tokens: all new ones but the first, which the prompt gives."""
+
+    encoding: Mapping[Modality, float]
+    prompt: float
+    tokens: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.encoding.values()) + self.prompt + self.tokens
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of the LLM: its layers, what it reads, and what it computes."""
+
+    layers: int
+    bytes_read: int
+    flops: float
+
+    def seconds(self, constants: PassConstants) -> float:
+        return self.layers * constants.layer + self.bytes_read * constants.byte + self.flops * constants.flop
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request makes a device do. num_steps: passes of a single position a row."""
+
+    encoder_flops: Mapping[Modality, float]
+    prompt: Pass
+    step: Pass
+    num_steps: int
+
+    def seconds(self, constants: TimeConstants, weight_format: str) -> Seconds | None:
+        """None where the device was not measured with such weights, or with such inputs."""
+        if weight_format not in constants.passes or not self.encoder_flops.keys() <= constants.encoders.keys():
+            return None
+        of_pass = constants.passes[weight_format]
+        return Seconds(
+            encoding={m: flops * constants.encoders[m] for m, flops in self.encoder_flops.items()},
+            prompt=self.prompt.seconds(of_pass),
+            tokens=self.num_steps * self.step.seconds(of_pass),
+        )
+
+
+def work_of(ledger: MemoryLedger, request: Request) -> Work:
+    """What ``request`` asks of the model of ``ledger``. ValueError: as of ``lengths_in``."""
+    model, lengths = ledger.model, lengths_in(ledger.model, request)
+    encoder_flops = {}
+    for modality, samples in lengths.inputs.items():
+        cost = encoder_cost(encoder_of(model, modality))
+        encoder_flops[modality] = cost.tape.flops(cost.sizes(samples), graph=False).total
+    tape, rows = llm_tape(model, request.task, False, False), request.batch_size * request.num_beams
+    dtype = torch_dtype(ledger.dtype)
+    weights = ledger.llm.read_bytes(dtype, ledger.quantization)
+
+    def of_pass(positions: int, cached: int) -> Pass:
+        sizes = {STEPS: rows * positions, PAIRS: rows * positions * cached, LABELS: rows}
+        read = weights + ledger.llm.cache_bytes(rows * cached, dtype)
+        return Pass(ledger.llm.num_layers, read, tape.flops(sizes, graph=False).total)
+
+    # Half of the new tokens are there at a mean step.
+    step = of_pass(1, lengths.prompt + request.new_tokens // 2)
+    return Work(encoder_flops, of_pass(lengths.prompt, lengths.prompt), step, request.new_tokens - 1)
