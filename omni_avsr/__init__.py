@@ -24,8 +24,9 @@ def load(
     llm_dtype: DType | None = None,
     face_model: Path | None = None,
     revision: str | None = None,
+    encoders: Path | None = None,
 ) -> Transcriber:
     """Load a checkpoint from a folder or the Hub; see ``omni_avsr.transcribe.load``. Imports torch only now."""
     from omni_avsr.transcribe import load as load_transcriber
 
-    return load_transcriber(folder, device, llm_dtype, face_model, revision)
+    return load_transcriber(folder, device, llm_dtype, face_model, revision, encoders)

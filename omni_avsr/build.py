@@ -39,13 +39,17 @@ def _encoders(config: ModelConfig, seed: int, modalities: Sequence[Modality]) ->
         return {m: build_encoder(part) for m in modalities if (part := config.encoder_of(m)) is not None}
 
 
-def build_model(config: ModelConfig, seed: int) -> OmniAVSR:
+def build_model(config: ModelConfig, seed: int, encoders: Mapping[Modality, SpeechEncoder] | None = None) -> OmniAVSR:
     """Build the whole model: base weights as ``config`` names them, new parts random after ``seed``.
+
+    Args:
+        encoders: in place of those that ``config`` describes.
 
     Raises:
         ValueError: base weights cannot be found or are not the ones that the config pins.
     """
-    encoders = _encoders(config, seed, tuple(Modality))
+    if encoders is None:
+        encoders = _encoders(config, seed, tuple(Modality))
     part = config.llm
     llm = load_llm(part.weights, getattr(torch, part.dtype), part.sha256, part.num_layers)
     return assemble_model(config, llm, encoders, seed)

@@ -12,29 +12,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from omni_avsr.adapters import adapter_names, load_adapter, parameter_name, save_adapter
 from omni_avsr.build import build_model
 from omni_avsr.config import DType, ModelConfig, from_mapping, to_mapping
-from omni_avsr.files import write_atomically
+from omni_avsr.encoders.build import SpeechEncoder
+from omni_avsr.encoders.exported import ExportedEncoder, load_exported
+from omni_avsr.files import replacing_folder, write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.model_card import CARD, model_card
 from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
+from omni_avsr.types import Modality
 from omni_avsr.weights import resolve
 
 log = logging.getLogger(__name__)
@@ -90,9 +89,11 @@ def save_checkpoint(
         dtype: of the stored floating-point tensors; None keeps them.
 
     Raises:
-        ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, or ``folder`` is no checkpoint
-            but has files of the same names.
+        ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, ``folder`` is no checkpoint
+            but has files of the same names, or the model runs exported encoders, whose weights it does not have.
     """
+    if any(isinstance(part, ExportedEncoder) for part in model.modules()):
+        raise ValueError("a model that runs exported encoders does not hold their weights; load it without, to save it")
     if not _is_checkpoint(folder) and (taken := [name for name in PARTS if (folder / name).exists()]):
         raise ValueError(
             f"{folder} is no checkpoint and holds {', '.join(taken)}, which would be replaced; choose another"
@@ -110,39 +111,12 @@ def save_checkpoint(
         "training": dict(training),
         **({"trained_base": sorted(base)} if base else {}),
     }
-    with _replacing_folder(folder) as partial:
+    with replacing_folder(folder, PARTS) as partial:
         (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         (partial / CARD).write_text(model_card(pinned, training))
         save_tensors(partial / TRAINED, stored)
         for name in adapter_names(model.config.adapters, model.config.tasks):
             save_adapter(model.llm, name, partial / ADAPTERS / name, dtype, model.config.llm.weights)
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not.
-
-    What is no part of a checkpoint moves over into it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
-    new.mkdir()
-    try:
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        for other in old.iterdir() if old.exists() else ():
-            if other.name not in PARTS:
-                os.replace(other, folder / other.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -202,30 +176,36 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of a file but those whose names begin with one of ``but``."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith(but)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
+def load_checkpoint(folder: Path, llm_dtype: DType | None = None, encoders: Path | None = None) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
     Args:
         llm_dtype: another dtype for the LLM's base weights than they were trained with.
+        encoders: a folder of encoders that were exported from this checkpoint, to run in place of torch's, whose
+            weights are not read then. Such a model cannot be saved.
 
     Raises:
-        ValueError: base weights are missing or are others than the adapters were trained on, or tensors or adapters
-            are missing, unknown or misshapen.
+        ValueError: base weights are missing or are others than the adapters were trained on, tensors or adapters
+            are missing, unknown or misshapen, or the exported encoders are another checkpoint's.
     """
     info = read_info(folder)
     config = info.model
     if llm_dtype is not None:
         config = replace(config, llm=replace(config.llm, dtype=llm_dtype))
-    model = build_model(config, seed=0)
-    expected = _own_names(model) | set(info.trained_base)
-    state = _read_tensors(folder / TRAINED)
+    exported = None if encoders is None else _exported_encoders(encoders, folder, config)
+    model = build_model(config, seed=0, encoders=exported)
+    elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())
+    expected = _own_names(model) | {name for name in info.trained_base if not name.startswith(elsewhere)}
+    state = _read_tensors(folder / TRAINED, but=elsewhere)
     if unknown := sorted(state.keys() - expected):
         raise ValueError(
             f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"
@@ -238,6 +218,12 @@ def load_checkpoint(folder: Path, llm_dtype: DType | None = None) -> OmniAVSR:
     for name in sorted(wanted):
         load_adapter(model.llm, name, folder / ADAPTERS / name)
     return model.requires_grad_(False).eval()
+
+
+def _exported_encoders(encoders: Path, folder: Path, config: ModelConfig) -> dict[Modality, SpeechEncoder]:
+    found = load_exported(encoders, checkpoint_sha256(folder))
+    parts = {modality: config.encoder_of(modality) for modality in found}
+    return {m: SpeechEncoder(found[m], part.ctc) for m, part in parts.items() if part is not None}
 
 
 def _own_names(model: OmniAVSR) -> set[str]:

@@ -274,17 +274,20 @@ def load(
     llm_dtype: DType | None = None,
     face_model: Path | None = None,
     revision: str | None = None,
+    encoders: Path | None = None,
 ) -> Transcriber:
     """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
 
     Args:
         face_model: MediaPipe's face_landmarker.task for raw video.
         revision: branch, tag or commit on the Hub.
+        encoders: what ``omni-avsr export-onnx`` made of this checkpoint; onnxruntime then runs the encoders, on the CPU
+            whatever the device, and torch's are not loaded.
 
     Raises:
-        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, or there
-            is no such device.
+        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, the
+            exported encoders are another checkpoint's, or there is no such device.
     """
     path = checkpoint_folder(folder, revision)
-    model, info = load_checkpoint(path, llm_dtype), read_info(path)
+    model, info = load_checkpoint(path, llm_dtype, encoders), read_info(path)
     return Transcriber(on_device(model, device), info.training, face_model, info.trained_base)

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from omni_avsr.cli import demo, fit_scaling, merge, noise, plan, splice, transcribe
+from omni_avsr.cli import demo, export_onnx, fit_scaling, merge, noise, plan, splice, transcribe
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.cli.prepare import PrepareConfig
 from omni_avsr.config import from_mapping
@@ -32,6 +32,7 @@ CONFIGS: Mapping[str, type] = {
 }
 PARSERS: Mapping[str, ArgumentParser] = {
     "transcribe": transcribe.parser(),
+    "export-onnx": export_onnx.parser(),
     "demo": demo.parser(),
     "merge": merge.parser(),
     "noise": noise.parser(),
