@@ -41,6 +41,8 @@ from omni_avsr.provenance import commit, today
 from omni_avsr.types import Features, Modality
 
 OPSET = 20
+MAX_FILE_BYTES = 2**31 - 2**24
+"""Weights above stand beside the graph: a file of protobuf has less than 2 GiB."""
 TOLERANCE = 1e-4
 """How far a float32 graph may be from torch, in parts of the largest number of its output where that is above 1."""
 CLIP_SECONDS = (2.0, 1.24)
@@ -59,14 +61,21 @@ def export_checkpoint(checkpoint: Path, folder: Path, quantization: Quantization
             export, or a graph does not compute what torch does.
     """
     if folder.exists() and any(folder.iterdir()):
-        read_manifest(folder)
+        _check_replaceable(folder)
     model = load_checkpoint(checkpoint)
     modalities = [modality for modality in Modality if model.config.encoder_of(modality) is not None]
-    with replacing_folder(folder, (MANIFEST, "*.onnx")) as partial:
+    with replacing_folder(folder, (MANIFEST, "*.onnx", "*.onnx.data")) as partial:
         parts = {modality: export_parts(model, modality, partial, quantization) for modality in modalities}
         manifest = Manifest(checkpoint_sha256(checkpoint), OPSET, quantization, commit(), today(), parts)
         (partial / MANIFEST).write_text(json.dumps(to_mapping(manifest), indent=2, allow_nan=False) + "\n")
     return manifest
+
+
+def _check_replaceable(folder: Path) -> None:
+    try:
+        read_manifest(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another folder to export to") from error
 
 
 @torch.no_grad()
@@ -191,7 +200,7 @@ def _export(
         dynamic_shapes=({1: torch.export.Dim.DYNAMIC},),
         opset_version=OPSET,
         dynamo=True,
-        external_data=False,
+        external_data=sum(weights.nbytes for weights in module.parameters()) > MAX_FILE_BYTES,
         verbose=False,
     )
     graph = Graph(path.name, input, output, 0.0)
@@ -217,6 +226,7 @@ def _quantize(path: Path) -> None:
         quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
     finally:
         root.removeFilter(_is_error)
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

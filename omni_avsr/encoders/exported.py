@@ -4,6 +4,7 @@
 ``<modality>_encoder.onnx``       what the encoder's front makes of a clip -> features
 ``<modality>_ctc.onnx``           features -> log probabilities of characters, where the encoder has a CTC head
 ``<modality>_tokens_<rate>.onnx``  features -> tokens of the LLM, compressed at a trained rate and projected
+``*.onnx.data``                   the weights of a graph that are too large for its own file
 
 Every graph takes one clip, of any length. There is no batch dimension to fill, so that nothing is ever computed of
 padding, which would be attended, and, quantised, would change the scale of the numbers beside it.
@@ -148,6 +149,8 @@ def start_session(path: Path) -> Any:
     options.inter_op_num_threads = 1
     # Threads that wait for work by spinning would take the cores from torch, which runs in between.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps what the longest clip needed, and the room of weights that were repacked.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -156,6 +159,9 @@ def start_session(path: Path) -> Any:
 
 
 def run_graph(session: Any, graph: Graph, values: Tensor) -> Tensor:
-    """The output of a graph for one clip."""
-    [output] = session.run([graph.output.name], {graph.input.name: values.numpy()})
+    """The output of a graph for one clip. RuntimeError when onnxruntime cannot compute it."""
+    try:
+        [output] = session.run([graph.output.name], {graph.input.name: values.numpy()})
+    except Exception as error:  # as in start_session
+        raise RuntimeError(f"onnxruntime failed at {graph.file} for an input {list(values.shape)}: {error}") from error
     return torch.from_numpy(output)
