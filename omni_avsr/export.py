@@ -87,17 +87,11 @@ def export_parts(
     Raises:
         ValueError: a graph does not compute what torch does.
     """
-    speech, compression = encoder_of(model, modality), model.config.compression
+    speech = encoder_of(model, modality)
     parts = export_encoder(speech, modality, folder, quantization)
     features = [speech(Features.pad([clip])).values.float() for clip in _noise(parts.front, modality)]
-    projector = model.projectors[modality]
-    assert isinstance(projector, ModalityProjector)
-    tokens = {}
-    for rate in compression.rates_of(modality):
-        module = _Tokens(copy.deepcopy(projector.of_rate(rate)).float(), rate, compression)
-        path = folder / f"{modality}_tokens_{rate}.onnx"
-        expected = [module(values) for values in features]
-        tokens[rate] = _export(module, path, ("features", "tokens"), features, expected, quantization)
+    rates = model.config.compression.rates_of(modality)
+    tokens = {rate: export_tokens(model, modality, rate, features, folder, quantization) for rate in rates}
     return replace(parts, tokens=tokens)
 
 
@@ -126,6 +120,28 @@ def export_encoder(
     path = folder / f"{modality}_ctc.onnx"
     ctc = _export(head, path, ("features", "log_probs"), features, log_probs, quantization)
     return ExportedParts(encoder.front, encoder.output_dim, graph, ctc)
+
+
+@torch.no_grad()
+def export_tokens(
+    model: OmniAVSR,
+    modality: Modality,
+    rate: int,
+    features: list[Tensor],
+    folder: Path,
+    quantization: Quantization = "none",
+) -> Graph:
+    """Write the graph of compression at ``rate`` and projection, checked on ``features``, each [1, T, D].
+
+    Raises:
+        ValueError: it does not compute what torch does.
+    """
+    projector = model.projectors[modality]
+    assert isinstance(projector, ModalityProjector)
+    module = _Tokens(copy.deepcopy(projector.of_rate(rate)).float(), rate, model.config.compression)
+    path = folder / f"{modality}_tokens_{rate}.onnx"
+    expected = [module(values) for values in features]
+    return _export(module, path, ("features", "tokens"), features, expected, quantization)
 
 
 class _ClipEncoder(nn.Module):
