@@ -211,10 +211,17 @@ def decoding_cases(num_repetitions: int, seed: int) -> list[DecodingCase]:
 
 
 def import_cases(num_repetitions: int) -> list[ImportCase]:
-    """The front door, and what transcribing imports."""
+    """The front door, what transcribing imports, and, to compare, the libraries that it cannot do without."""
     return [
         ImportCase(module=module, num_warmups=1, num_repetitions=num_repetitions)
-        for module in ("omni_avsr", "omni_avsr.transcribe")
+        for module in (
+            "omni_avsr",
+            "torch",
+            "transformers",
+            "transformers.models.llama.modeling_llama",
+            "peft",
+            "omni_avsr.transcribe",
+        )
     ]
 
 

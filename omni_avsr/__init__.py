@@ -27,8 +27,9 @@ def load(
     revision: str | None = None,
     quantization: QuantizationChoice | None = None,
     merged_task: Task | str | None = None,
+    encoders: Path | None = None,
 ) -> Transcriber:
     """Load a checkpoint from a folder or the Hub; see ``omni_avsr.transcribe.load``. Imports torch only now."""
     from omni_avsr.transcribe import load as load_transcriber
 
-    return load_transcriber(folder, device, llm_dtype, face_model, revision, quantization, merged_task)
+    return load_transcriber(folder, device, llm_dtype, face_model, revision, quantization, merged_task, encoders)

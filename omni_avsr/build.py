@@ -50,15 +50,23 @@ class Merge:
     adapters: Path
 
 
-def build_model(config: ModelConfig, seed: int, merge: Merge | None = None) -> OmniAVSR:
+def build_model(
+    config: ModelConfig,
+    seed: int,
+    merge: Merge | None = None,
+    encoders: Mapping[Modality, SpeechEncoder] | None = None,
+) -> OmniAVSR:
     """Build the whole model: base weights as ``config`` names them, new parts random after ``seed``.
 
-    merge: what the LLM's weights hold instead of adapters; the model then does this task alone.
+    Args:
+        merge: what the LLM's weights hold instead of adapters; the model then does this task alone.
+        encoders: in place of those that ``config`` describes.
 
     Raises:
         ValueError: base weights cannot be found or are not the ones that the config pins.
     """
-    encoders = _encoders(config, seed, tuple(Modality))
+    if encoders is None:
+        encoders = _encoders(config, seed, tuple(Modality))
     llm = build_llm(config, merge)
     return assemble_model(config, llm, encoders, seed, None if merge is None else merge.task)
 

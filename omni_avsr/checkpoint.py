@@ -12,31 +12,29 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from omni_avsr.adapters import MergedRouter, adapter_names, load_adapter, parameter_name, save_adapter
 from omni_avsr.build import Merge, build_llm, build_model
 from omni_avsr.config import DType, ModelConfig, QuantizationChoice, from_mapping, to_mapping
-from omni_avsr.files import write_atomically
+from omni_avsr.encoders.build import SpeechEncoder
+from omni_avsr.encoders.exported import ExportedEncoder, load_exported
+from omni_avsr.files import replacing_folder, write_atomically
 from omni_avsr.llm import LLM
 from omni_avsr.model import OmniAVSR
 from omni_avsr.model_card import CARD, model_card
 from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
-from omni_avsr.types import Task
+from omni_avsr.types import Modality, Task
 from omni_avsr.weights import resolve
 
 log = logging.getLogger(__name__)
@@ -93,13 +91,16 @@ def save_checkpoint(
 
     Raises:
         ValueError: base weights cannot be found, a tensor is not finite in ``dtype``, ``folder`` is no checkpoint
-            but has files of the same names, or the adapters of ``model`` are merged.
+            but has files of the same names, the adapters of ``model`` are merged, or it runs exported encoders, whose
+            weights it does not have.
     """
     if isinstance(model.router, MergedRouter):
         raise ValueError(
             f"the adapters of {model.router.task} are merged into this model, and cannot be stored any more; "
             "load the checkpoint without merging to save it"
         )
+    if any(isinstance(part, ExportedEncoder) for part in model.modules()):
+        raise ValueError("a model that runs exported encoders does not hold their weights; load it without, to save it")
     if not _is_checkpoint(folder) and (taken := [name for name in PARTS if (folder / name).exists()]):
         raise ValueError(
             f"{folder} is no checkpoint and holds {', '.join(taken)}, which would be replaced; choose another"
@@ -117,39 +118,12 @@ def save_checkpoint(
         "training": dict(training),
         **({"trained_base": sorted(base)} if base else {}),
     }
-    with _replacing_folder(folder) as partial:
+    with replacing_folder(folder, PARTS) as partial:
         (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         (partial / CARD).write_text(model_card(pinned, training))
         save_tensors(partial / TRAINED, stored)
         for name in adapter_names(model.config.adapters, model.config.tasks):
             save_adapter(model.llm, name, partial / ADAPTERS / name, dtype, model.config.llm.weights)
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not.
-
-    What is no part of a checkpoint moves over into it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
-    new.mkdir()
-    try:
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        for other in old.iterdir() if old.exists() else ():
-            if other.name not in PARTS:
-                os.replace(other, folder / other.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -209,9 +183,11 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of a file but those whose names begin with one of ``but``."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith(but)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -221,6 +197,7 @@ def load_checkpoint(
     llm_dtype: DType | None = None,
     quantization: QuantizationChoice | None = None,
     merged_task: Task | None = None,
+    encoders: Path | None = None,
 ) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
@@ -229,20 +206,24 @@ def load_checkpoint(
         quantization: of these weights, if another than they were trained with; "none" for floats.
         merged_task: add the adapters of this task to the weights, before they are quantised; the model then does this
             task alone, and a pass costs no more than one of the base model.
+        encoders: a folder of encoders that were exported from this checkpoint, to run in place of torch's, whose
+            weights are not read then. Such a model cannot be saved.
 
     Raises:
-        ValueError: base weights are missing or are others than the adapters were trained on, or tensors or adapters
-            are missing, unknown or misshapen, or the LLM's own weights were trained, and it is to be quantised or
-            merged.
+        ValueError: base weights are missing or are others than the adapters were trained on, tensors or adapters are
+            missing, unknown or misshapen, the exported encoders are another checkpoint's, or the LLM's own weights
+            were trained, and it is to be quantised or merged.
     """
     info = read_info(folder)
     config = changed_llm(info.model, llm_dtype, quantization)
     if config.llm.quantization is not None:
         _check_frozen(folder, info)
     merge = None if merged_task is None else _merge(folder, info, merged_task)
-    model = build_model(config, 0, merge)
-    expected = _own_names(model) | set(info.trained_base)
-    state = _read_tensors(folder / TRAINED)
+    exported = None if encoders is None else _exported_encoders(encoders, folder, config)
+    model = build_model(config, 0, merge, exported)
+    elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())
+    expected = _own_names(model) | {name for name in info.trained_base if not name.startswith(elsewhere)}
+    state = _read_tensors(folder / TRAINED, but=elsewhere)
     if unknown := sorted(state.keys() - expected):
         raise ValueError(
             f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"
@@ -290,6 +271,12 @@ def _check_frozen(folder: Path, info: CheckpointInfo) -> None:
             f"{folder} holds {len(trained)} trained weights of the LLM itself, such as {trained[0]}; "
             "it can be neither quantised nor merged"
         )
+
+
+def _exported_encoders(encoders: Path, folder: Path, config: ModelConfig) -> dict[Modality, SpeechEncoder]:
+    found = load_exported(encoders, checkpoint_sha256(folder))
+    parts = {modality: config.encoder_of(modality) for modality in found}
+    return {m: SpeechEncoder(found[m], part.ctc) for m, part in parts.items() if part is not None}
 
 
 def _own_names(model: OmniAVSR) -> set[str]:

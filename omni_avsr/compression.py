@@ -26,12 +26,16 @@ def compress(features: Features, rate: int, config: CompressionConfig) -> Featur
     Raises:
         ValueError: dropping the tail would leave nothing of a clip.
     """
+    if config.tail == "drop" and (shortest := int(features.lengths.min())) < rate:
+        raise ValueError(f"a clip of {shortest} frames has no whole window at rate {rate}; use tail keep")
+    return join_windows(features, rate, config)
+
+
+def join_windows(features: Features, rate: int, config: CompressionConfig) -> Features:
+    """``compress`` without its check, which needs to know the lengths."""
     values = features.values.masked_fill(~features.mask()[..., None], 0.0)
     lengths = num_tokens(features.lengths, rate, config)
     if config.tail == "drop":
-        if int(lengths.min()) < 1:
-            shortest = int(features.lengths.min())
-            raise ValueError(f"a clip of {shortest} frames has no whole window at rate {rate}; use tail keep")
         values = values[:, : values.shape[1] // rate * rate]
     else:
         values = F.pad(values, (0, 0, 0, -values.shape[1] % rate))

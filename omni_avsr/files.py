@@ -1,10 +1,13 @@
-"""Write files atomically: under a file's name stands the old content or all of the new, whenever a run is killed."""
+"""Write atomically: under the name of a file or folder stands the old or all of the new, whenever a run is killed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,3 +35,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path, own: Sequence[str]) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` if the block ends well, and goes away if not.
+
+    What stands in the old one under other names than ``own`` (globs) moves over into it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+        for other in old.iterdir() if old.exists() else ():
+            if not any(fnmatchcase(other.name, glob) for glob in own):
+                os.replace(other, folder / other.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

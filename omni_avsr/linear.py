@@ -23,11 +23,13 @@ MIN_ROWS = 16
 
 
 class OneDNNLinear(nn.Linear):
-    """``nn.Linear`` in all but speed; other devices, dtypes and autocast take its own way."""
+    """``nn.Linear`` in all but speed; other devices, dtypes, autocast and traced graphs take its own way."""
 
     def forward(self, input: Tensor) -> Tensor:
         fits = input.device.type == "cpu" and input.dtype == self.weight.dtype == torch.float32
-        if fits and input.numel() >= MIN_ROWS * self.in_features and not torch.is_autocast_enabled("cpu"):
+        # A traced graph is for others to run, and the length of its example must not choose its product.
+        fits = fits and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+        if fits and input.numel() >= MIN_ROWS * self.in_features:
             output: Tensor = _Product.apply(input, self.weight, self.bias)
             return output
         return super().forward(input)

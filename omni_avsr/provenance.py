@@ -40,7 +40,8 @@ def file_sha256(*paths: Path) -> str:
     """Hex SHA-256 over the contents of files, in the given order."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -276,6 +276,7 @@ def load(
     revision: str | None = None,
     quantization: QuantizationChoice | None = None,
     merged_task: Task | str | None = None,
+    encoders: Path | None = None,
 ) -> Transcriber:
     """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
 
@@ -284,12 +285,14 @@ def load(
         revision: branch, tag or commit on the Hub.
         quantization: the LLM's weights as "int8" or "nf4" (extra ``runtime``), "none" for floats; None as trained.
         merged_task: the one task to load for, with its adapters added to the LLM's weights.
+        encoders: what ``omni-avsr export-onnx`` made of this checkpoint; onnxruntime then runs the encoders, on the CPU
+            whatever the device, and torch's are not loaded.
 
     Raises:
-        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, there
-            is no such device, or a library for ``quantization`` is missing.
+        ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, the
+            exported encoders are another checkpoint's, there is no such device, or a library is missing.
     """
     path = checkpoint_folder(folder, revision)
     task = None if merged_task is None else Task(merged_task)
-    model, info = load_checkpoint(path, llm_dtype, quantization, task), read_info(path)
+    model, info = load_checkpoint(path, llm_dtype, quantization, task, encoders), read_info(path)
     return Transcriber(on_device(model, device), info.training, face_model, info.trained_base)

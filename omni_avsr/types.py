@@ -136,6 +136,11 @@ class Features:
         return Features(self.values.to(device=device, dtype=dtype), self.lengths.to(device=device))
 
     @staticmethod
+    def whole(values: Tensor) -> Features:
+        """Rows without padding."""
+        return Features(values, torch.full(values.shape[:1], values.shape[1], device=values.device))
+
+    @staticmethod
     def pad(rows: list[Tensor]) -> Features:
         """Stack rows of unequal length, zeros behind the shorter ones."""
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)

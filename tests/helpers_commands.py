@@ -17,6 +17,7 @@ from omni_avsr.cli import (
     calibrate_device,
     demo,
     export_llm,
+    export_onnx,
     fit_scaling,
     merge,
     noise,
@@ -44,6 +45,7 @@ CONFIGS: Mapping[str, type] = {
 PARSERS: Mapping[str, ArgumentParser] = {
     "transcribe": transcribe.parser(),
     "export-llm": export_llm.parser(),
+    "export-onnx": export_onnx.parser(),
     "demo": demo.parser(),
     "merge": merge.parser(),
     "noise": noise.parser(),

@@ -367,7 +367,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(
         raise OSError("no space left")
 
     if broken == "rename":
-        monkeypatch.setattr(checkpoint.os, "replace", fail)
+        monkeypatch.setattr(os, "replace", fail)
     else:
         monkeypatch.setattr(checkpoint, "save_adapter", fail)
     model.markers.weight.data += 1

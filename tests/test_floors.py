@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("encoders", "compression", "projector", "skeleton"),
     ("sequence", "adapters", "llm", "gated_mlp", "vocabulary", "beams", "drafts", "speculative"),
     ("model", "build", "shapes", "stages", "model_card"),
-    ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "decode", "recording", "pieces"),
+    ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "export", "decode", "recording", "pieces"),
     ("flops",),
     ("edge",),
     (

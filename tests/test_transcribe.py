@@ -148,8 +148,31 @@ def test_a_folder_that_is_no_checkpoint_is_a_clear_error(folder: Path) -> None:
         omni_avsr.load(folder)
 
 
+def test_transcribing_imports_nothing_that_it_does_not_need(folder: Path) -> None:
+    """Of a wav and of mouth crops. (transformers by itself imports a torchvision that it finds, and peft likewise.)"""
+    code = (
+        "import sys, omni_avsr; model = omni_avsr.load(sys.argv[1]); "
+        "print([model.transcribe(file, task, (2, 3)) for file, task in zip(sys.argv[2:], ('asr', 'vsr'))]); "
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, folder / "checkpoint", folder / "clip.wav", folder / "clip.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    texts, modules = done.stdout.splitlines()[-2:]
+    assert texts == str(
+        [
+            omni_avsr.load(folder / "checkpoint").transcribe(folder / "clip.wav", "asr", (2, 3)),
+            omni_avsr.load(folder / "checkpoint").transcribe(folder / "clip.mp4", "vsr", (2, 3)),
+        ]
+    )
+    found = {name.partition(".")[0] for name in modules.split()}
+    assert {"torch", "transformers", "peft", "av"} <= found
+    needless = {*HEAVY, "onnxruntime", "onnx", "onnxscript", "gradio", "jiwer", "tensorboard", "cv2"} - {"torchvision"}
+    assert not found & needless
+
+
 def test_loading_and_transcribing_need_no_library_of_the_extras(folder: Path) -> None:
-    """They are made impossible to import. (transformers by itself imports a torchvision that it finds.)"""
+    """They are made impossible to import."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(sys.argv[3:])); import omni_avsr; "
         "print(repr(omni_avsr.load(sys.argv[1]).transcribe(sys.argv[2], task='avsr', rates=(2, 3))))"

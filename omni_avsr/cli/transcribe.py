@@ -34,6 +34,7 @@ def main() -> None:
             face_model=options.face_model,
             quantization=options.quantize,
             merged_task=options.task if options.merge else None,
+            encoders=options.encoders,
         )
         failed = _run(transcriber, options, errors)
     except ValueError as error:
@@ -122,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="omni-avsr transcribe", description="Transcribe audio and video files.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio or video, of any format and length")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--encoders", type=Path, metavar="FOLDER", help="run those that export-onnx made (onnxruntime)")
     parser.add_argument("--task", choices=["auto", *map(str, Task)], default="auto", help="auto: by what a file has")
     parser.add_argument("--audio-rate", type=_positive, help="compression of audio (default: the lowest trained rate)")
     parser.add_argument("--video-rate", type=_positive, help="compression of video (default: the lowest trained rate)")

@@ -64,13 +64,14 @@ def _whisper(encoder: WhisperEncoder, frames: int, steps: int) -> int:
     # The second convolution sets its weights in another order for each call.
     convolutions = (2 * frames + steps) * width * itemsize + _bytes(inner.conv2)
     layers = _layers(steps, width, inner.layers[0].fc1.out_features, itemsize)
-    return max(_log_mel(frames, encoder.num_mels), frames * encoder.num_mels * FLOAT32 + max(convolutions, layers))
+    num_mels = encoder.front.num_mels
+    return max(_log_mel(frames, num_mels), frames * num_mels * FLOAT32 + max(convolutions, layers))
 
 
 def _self_supervised(encoder: SelfSupervisedEncoder, longest: int, steps: int, pairs: int) -> int:
     config, itemsize = encoder.model.config, encoder.model.dtype.itemsize
     # One clip at a time: input, output and its norm or activation of the first convolution.
-    convolutions = 3 * (longest // encoder.strides[0]) * config.conv_dim[0] * itemsize
+    convolutions = 3 * (longest // encoder.front.strides[0]) * config.conv_dim[0] * itemsize
     biases = 2 * config.num_attention_heads * pairs * itemsize if config.model_type == "wavlm" else 0
     layers = _layers(steps, encoder.output_dim, config.intermediate_size, itemsize)
     return max(convolutions, biases + layers)

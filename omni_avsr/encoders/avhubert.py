@@ -5,19 +5,16 @@ The model was pretrained on sound and pictures; without sound, the sound's half 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from omni_avsr.config import AVHubertConfig
-from omni_avsr.features import VIDEO_FPS
+from omni_avsr.encoders.fronts import VideoFront
+from omni_avsr.encoders.stem import STEM_FRAMES, with_neighbours
 from omni_avsr.types import Features
 
-STEM_FRAMES = 5
-"""Frames that the stem's 3-D convolution sees at once."""
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
 BLOCKS_PER_STAGE = 2
@@ -32,8 +29,8 @@ class AVHubertEncoder(nn.Module):
     clip alone; the published code has no mask at all.
     """
 
-    frame_rate = float(VIDEO_FPS)
-    max_seconds = math.inf
+    front = VideoFront()
+    frame_rate, max_seconds = front.frame_rate, front.max_seconds
 
     def __init__(self, config: AVHubertConfig) -> None:
         """Random weights, without LoRA; ``avhubert_weights`` reads published ones."""
@@ -53,14 +50,26 @@ class AVHubertEncoder(nn.Module):
 
     def forward(self, inputs: Features) -> Features:
         """[B, T, height, width] grey mouth crops of 88 x 88 at 25 fps, normalised -> [B, T, dim]."""
-        if int(inputs.lengths.min()) < 1:
-            raise ValueError("a clip without video frames cannot be encoded")
+        self.front.check(inputs.lengths)
         mask = inputs.mask()
-        video = self.project(self.resnet(inputs.values.to(self.fuse.weight.dtype), mask))
-        silent = torch.cat([torch.zeros_like(video), video], dim=-1)
-        fused = self.fuse(self.fusion_norm(silent))
+        fused = self._fuse(self.resnet(inputs.values.to(self.fuse.weight.dtype), mask))
         x = fused.new_zeros(*mask.shape, self.output_dim)
-        x[mask] = self.dropout(fused)
+        x[mask] = fused
+        return Features(self._transform(x, mask).masked_fill(~mask[..., None], 0.0), inputs.lengths)
+
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """[1, T, height, width] of one clip -> [1, T, dim]."""
+        fused = self._fuse(self.resnet.means(with_neighbours(values)[0]))[None]
+        return self._transform(fused, Features.whole(fused).mask())
+
+    def _fuse(self, pictures: Tensor) -> Tensor:
+        """What the ResNet sees, [N, channels[-1]], beside silence -> [N, dim]."""
+        video = self.project(pictures)
+        silent = torch.cat([torch.zeros_like(video), video], dim=-1)
+        return self.dropout(self.fuse(self.fusion_norm(silent)))
+
+    def _transform(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, dim], and which steps are real [B, T] -> [B, T, dim], of which the real steps count."""
         # B, T, D -> B, D, T; an even kernel gives one frame too many.
         position = F.gelu(self.position(x.transpose(1, 2))[..., :-1]).transpose(1, 2)
         x = self.dropout(x + position)
@@ -68,7 +77,8 @@ class AVHubertEncoder(nn.Module):
         for layer in self.layers:
             if not self.training or float(torch.rand(())) >= self.layer_drop:
                 x = layer(x, attended)
-        return Features(self.norm(x).masked_fill(~mask[..., None], 0.0), inputs.lengths)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 class ResNet(nn.Module):
@@ -76,7 +86,6 @@ class ResNet(nn.Module):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        # A 3-D convolution over one input channel equals a 2-D one over the stacked frames, which CPUs run much faster.
         self.stem = nn.Sequential(
             nn.Conv2d(STEM_FRAMES, channels[0], 7, 2, 3, bias=False),
             nn.BatchNorm2d(channels[0]),
@@ -92,17 +101,15 @@ class ResNet(nn.Module):
 
     def forward(self, video: Tensor, mask: Tensor) -> Tensor:
         """[B, T, H, W] and which frames are real [B, T] -> [num_real, channels[-1]]."""
-        reach = STEM_FRAMES // 2
-        video = video.masked_fill(~mask[..., None, None], 0.0)
-        stacked = F.pad(video, (0, 0, 0, 0, reach, reach)).unfold(1, STEM_FRAMES, 1)
+        stacked = with_neighbours(video.masked_fill(~mask[..., None, None], 0.0))
         clips, steps = mask.nonzero(as_tuple=True)
         # In training mode, batch norm has to see all frames at once.
         size = len(clips) if self.training else FRAMES_AT_ONCE
         parts = zip(clips.split(size), steps.split(size), strict=True)
-        return torch.cat([self._means(stacked[part]) for part in parts])
+        return torch.cat([self.means(stacked[part]) for part in parts])
 
-    def _means(self, stacked: Tensor) -> Tensor:
-        """[N, H, W, STEM_FRAMES] -> [N, channels[-1]]."""
+    def means(self, stacked: Tensor) -> Tensor:
+        """Frames with their neighbours [N, H, W, STEM_FRAMES] -> [N, channels[-1]]."""
         frames = stacked.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         means: Tensor = self.blocks(self.stem(frames)).mean(dim=(2, 3))
         return means

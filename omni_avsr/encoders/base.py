@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
+from omni_avsr.encoders.fronts import AnyFront
 from omni_avsr.types import Features
 
 
@@ -31,5 +34,22 @@ class Encoder(Protocol):
 
         Raises:
             ValueError: a clip is empty, or longer than the encoder's context.
+        """
+        ...
+
+
+@runtime_checkable
+class TorchEncoder(Encoder, Protocol):
+    """An encoder whose weights are torch's.
+
+    Split between what it does to a clip before its first weight and all the rest, so that the rest can be exported.
+    """
+
+    front: AnyFront
+
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """What ``front.clip_input`` makes of one clip, [1, ...] -> its features [1, T, output_dim].
+
+        As ``__call__`` gives them in eval mode, but without checks and masks: nothing here is padding.
         """
         ...

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_avsr.config import CompactAudioConfig
+from omni_avsr.encoders.fronts import LogMelFront
 from omni_avsr.encoders.trunk import Trunk
-from omni_avsr.features import NUM_MELS, log_mel, num_mel_frames
+from omni_avsr.features import NUM_MELS, log_mel
 from omni_avsr.types import Features
 
 
 class CompactAudioEncoder(nn.Module):
     """Two masked convolutions that halve the 100 Hz log-mel, then the trunk. Keeps the ``Encoder`` contract."""
 
-    frame_rate = 50.0
-    max_seconds = math.inf
+    front = LogMelFront()
+    frame_rate, max_seconds = front.frame_rate, front.max_seconds
 
     def __init__(self, config: CompactAudioConfig) -> None:
         super().__init__()
@@ -30,17 +29,19 @@ class CompactAudioEncoder(nn.Module):
 
     def forward(self, inputs: Features) -> Features:
         """[B, samples] waveforms at 16 kHz -> [B, T, dim], T = ceil(10 ms frames / 2)."""
-        if int(inputs.lengths.min()) < 1:
-            raise ValueError("a clip without audio samples cannot be encoded")
-        mel = log_mel(inputs)
+        self.front.check(inputs.lengths)
+        return self._encode(log_mel(inputs), self.front.num_features(inputs.lengths))
+
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """Log-mel [1, frames, 80] of one clip -> [1, ceil(frames / 2), dim]."""
+        mel = Features.whole(values)
+        return self._encode(mel, (mel.lengths + 1) // 2).values
+
+    def _encode(self, mel: Features, lengths: Tensor) -> Features:
+        """Log-mel [B, frames, 80] -> [B, T, dim] of ``lengths``."""
         hidden = F.gelu(self.conv1(mel.values.transpose(1, 2))).transpose(1, 2)
-        lengths = self.num_features(inputs.lengths)
         hidden = F.gelu(self.conv2(_masked(hidden, mel.lengths).transpose(1, 2))).transpose(1, 2)
         return self.trunk(Features(self.dropout(_masked(hidden, lengths)), lengths))
-
-    def num_features(self, num_samples: Tensor) -> Tensor:
-        """Features of clips of ``num_samples`` samples."""
-        return (num_mel_frames(num_samples) + 1) // 2
 
 
 def _masked(values: Tensor, lengths: Tensor) -> Tensor:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_avsr.config import CompactVideoConfig
+from omni_avsr.encoders.fronts import VideoFront
+from omni_avsr.encoders.stem import STEM_FRAMES, with_neighbours
 from omni_avsr.encoders.trunk import Trunk
-from omni_avsr.features import VIDEO_FPS
 from omni_avsr.types import Features
-
-STEM_FRAMES = 5
-"""Frames that the stem's 3-D convolution sees at once (200 ms)."""
 
 
 class ResidualBlock(nn.Module):
@@ -45,15 +41,13 @@ class CompactVideoEncoder(nn.Module):
     padding, and no compute is spent on it.
     """
 
-    frame_rate = float(VIDEO_FPS)
-    max_seconds = math.inf
-
     def __init__(self, config: CompactVideoConfig) -> None:
         super().__init__()
         self.config = config
+        self.front = VideoFront(config.image_size)
+        self.frame_rate, self.max_seconds = self.front.frame_rate, self.front.max_seconds
         self.output_dim = config.dim
         channels = config.channels
-        # A 3-D convolution over one input channel equals a 2-D one over the stacked frames, which CPUs run much faster.
         self.stem = nn.Sequential(
             nn.Conv2d(STEM_FRAMES, channels[0], 7, 2, 3, bias=False),
             nn.BatchNorm2d(channels[0]),
@@ -72,21 +66,20 @@ class CompactVideoEncoder(nn.Module):
 
     def forward(self, inputs: Features) -> Features:
         """[B, T, height, width] grey mouth crops at 25 fps, normalised -> [B, T, dim]."""
-        if int(inputs.lengths.min()) < 1:
-            raise ValueError("a clip without video frames cannot be encoded")
+        self.front.check(inputs.lengths)
         mask = inputs.mask()
-        features = self.project(self._frames(inputs.values, mask).flatten(1))
+        video = self.front.resized(inputs.values.masked_fill(~mask[..., None, None], 0.0))
+        features = self._of_frames(with_neighbours(video)[mask])
         values = features.new_zeros(*mask.shape, self.output_dim)
         values[mask] = features
         return self.trunk(Features(self.dropout(values), inputs.lengths))
 
-    def _frames(self, video: Tensor, mask: Tensor) -> Tensor:
-        """The real frames of the batch, each with its neighbours: [num_real, channels, side, side]."""
-        video = video.masked_fill(~mask[..., None, None], 0.0)
-        size = self.config.image_size
-        if video.shape[-2:] != (size, size):
-            video = F.interpolate(video, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        reach = STEM_FRAMES // 2
-        stacked = F.pad(video, (0, 0, 0, 0, reach, reach)).unfold(1, STEM_FRAMES, 1)
-        frames = stacked[mask].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-        return self.resnet(self.stem(frames))
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """[1, T, image_size, image_size] of one clip -> [1, T, dim]."""
+        features = self._of_frames(with_neighbours(values)[0])[None]
+        return self.trunk(Features.whole(features)).values
+
+    def _of_frames(self, frames: Tensor) -> Tensor:
+        """Frames with their neighbours [N, size, size, STEM_FRAMES] -> [N, dim]."""
+        frames = frames.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        return self.project(self.resnet(self.stem(frames)).flatten(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from omni_avsr.config import LoRAConfig
@@ -30,3 +31,11 @@ def add_lora(encoder: nn.Module, config: LoRAConfig, target_modules: Sequence[st
             parameter.data = parameter.data.float()
     # The new modules come in train mode, with dropout on.
     encoder.train(training)
+
+
+def merge_lora(encoder: nn.Module) -> None:
+    """Add LoRA to the weights that it stands upon and take it out, in place."""
+    adapted = [(name, module) for name, module in encoder.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
+        module.merge()
+        encoder.set_submodule(name, module.get_base_layer())

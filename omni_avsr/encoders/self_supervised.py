@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     HubertModel,
@@ -18,6 +16,7 @@ from transformers import (
     WavLMModel,
 )
 
+from omni_avsr.encoders.fronts import WaveformFront
 from omni_avsr.encoders.stored import check_model_type, load_strictly, read_tensors
 from omni_avsr.features import SAMPLE_RATE
 from omni_avsr.types import Features
@@ -29,8 +28,6 @@ MODELS: dict[str, type[Wav2Vec2Model | HubertModel | WavLMModel]] = {
 }
 """By transformers' model type, which is also what each model's tensors are called after in a model with a head."""
 
-_VARIANCE_FLOOR = 1e-7
-"""What transformers' Wav2Vec2FeatureExtractor adds to the variance of a clip."""
 _MASK_VECTOR = "masked_spec_embed"
 """What stands for masked features in pretraining."""
 _REFUSED = {
@@ -51,8 +48,6 @@ class SelfSupervisedEncoder(nn.Module):
     deterministic in eval mode, and apart from the dropout of ``config`` in training mode.
     """
 
-    max_seconds = math.inf
-
     def __init__(self, config: PreTrainedConfig, normalize: bool) -> None:
         """Random weights; ``from_folder`` gives trained ones.
 
@@ -71,10 +66,9 @@ class SelfSupervisedEncoder(nn.Module):
         # Without masking there is no mask vector either, which would be a parameter that nothing trains.
         config.update({"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0})
         self.model = MODELS[config.model_type](config)  # type: ignore[arg-type]  # the config's type says which it is
-        self.normalize = normalize
-        self.kernels, self.strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+        self.front = WaveformFront(normalize, tuple(config.conv_kernel), tuple(config.conv_stride))
         self.output_dim = config.hidden_size
-        self.frame_rate = SAMPLE_RATE / math.prod(self.strides)
+        self.frame_rate, self.max_seconds = self.front.frame_rate, self.front.max_seconds
 
     @classmethod
     def from_folder(cls, folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> SelfSupervisedEncoder:
@@ -99,14 +93,6 @@ class SelfSupervisedEncoder(nn.Module):
         load_strictly(encoder.model, state, f"the weights in {folder}", dtype)
         return encoder.eval()
 
-    @property
-    def receptive_field(self) -> int:
-        """Samples under one feature: 400 (25 ms) in the released models."""
-        samples = 1
-        for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
     def forward(self, inputs: Features) -> Features:
         """Encode waveforms [B, samples] at 16 kHz into Features [B, T, output_dim].
 
@@ -116,27 +102,32 @@ class SelfSupervisedEncoder(nn.Module):
         Raises:
             ValueError: a clip is empty.
         """
-        if int(inputs.lengths.min()) < 1:
-            raise ValueError("a clip without samples cannot be encoded; drop it from the batch")
+        self.front.check(inputs.lengths)
         clips = zip(inputs.values, inputs.lengths.tolist(), strict=True)
-        local = Features.pad([self._convolve(row[:length]) for row, length in clips]).to(inputs.values.device)
-        projected = self.model.feature_projection(local.values)
-        # Beside the projection, all but HuBERT's give what a quantizer would read.
-        hidden = projected if isinstance(projected, Tensor) else projected[0]
+        rows = [self._convolve(self.front.clip_input(row[:length]))[0] for row, length in clips]
+        local = Features.pad(rows).to(inputs.values.device)
         # It sets zeros where the mask is false, first of all.
-        hidden = self.model.encoder(hidden, attention_mask=local.mask()).last_hidden_state
+        hidden = self._transform(local.values, local.mask())
         return Features(hidden.masked_fill(~local.mask()[..., None], 0.0), local.lengths)
 
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """[1, samples] of one clip, as ``front.clip_input`` gives it -> [1, T, output_dim]."""
+        return self._transform(self._convolve(values), None)
+
     def _convolve(self, waveform: Tensor) -> Tensor:
-        """[samples] of one clip -> [T, channels]."""
-        waveform = waveform.float()
-        if self.normalize:
-            waveform = F.layer_norm(waveform, waveform.shape, eps=_VARIANCE_FLOOR)
-        waveform = F.pad(waveform, (0, max(0, self.receptive_field - len(waveform))))
-        hidden = waveform.to(self.model.dtype)[None, None]
+        """[1, samples] of one clip -> [1, T, channels]."""
+        hidden = waveform.to(self.model.dtype)[:, None]
         for layer in self.model.feature_extractor.conv_layers:
             hidden = layer(hidden)
-        return hidden[0].T
+        return hidden.transpose(1, 2)
+
+    def _transform(self, local: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, channels], and which steps are real [B, T] (None: all) -> [B, T, output_dim]."""
+        projected = self.model.feature_projection(local)
+        # Beside the projection, all but HuBERT's give what a quantizer would read.
+        hidden = projected if isinstance(projected, Tensor) else projected[0]
+        transformed: Tensor = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
+        return transformed
 
 
 def reads_normalized(folder: Path) -> bool:

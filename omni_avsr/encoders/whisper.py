@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +10,10 @@ from torch.nn import functional as F
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TransformersWhisperEncoder
 
+from omni_avsr.encoders.fronts import Context, Length, WhisperFront
 from omni_avsr.encoders.stored import check_model_type, load_strictly, read_tensors
-from omni_avsr.features import HOP, MEL_FRAME_RATE, SAMPLE_RATE, log_mel_window, num_mel_frames
+from omni_avsr.features import log_mel_window
 from omni_avsr.types import Features
-
-Context = Literal["full", "trimmed"]
-Length = Literal["covering", "published"]
-
-_FEWEST_PUBLISHED = 25
-"""Features that the published code keeps of the shortest clip."""
-
-_CONV_STRIDE = 2
-_CONV_REACH = 2
-"""Mel frames behind a clip that its last feature can see through the two convolutions (kernel 3 each)."""
 
 
 class WhisperEncoder(nn.Module):
@@ -47,13 +37,10 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         if context not in ("full", "trimmed"):
             raise ValueError(f'the context of Whisper is "full" or "trimmed", not "{context}"')
-        self.context, self.length = context, length
+        self.front = WhisperFront(config.num_mel_bins, config.max_source_positions, context, length)
         self.encoder = TransformersWhisperEncoder(config)
-        self.num_mels = config.num_mel_bins
-        self.num_positions = config.max_source_positions
         self.output_dim = config.d_model
-        self.frame_rate = MEL_FRAME_RATE / _CONV_STRIDE
-        self.max_seconds = _CONV_STRIDE * self.num_positions * HOP / SAMPLE_RATE
+        self.frame_rate, self.max_seconds = self.front.frame_rate, self.front.max_seconds
 
     @classmethod
     def from_folder(
@@ -86,30 +73,22 @@ class WhisperEncoder(nn.Module):
         Raises:
             ValueError: a clip is empty or longer than the context (30 s in the released models).
         """
-        self._check(inputs.lengths)
-        lengths = self.num_features(inputs.lengths)
-        num_mel, num_positions = self.num_computed(inputs.lengths)
+        self.front.check(inputs.lengths)
+        lengths = self.front.num_features(inputs.lengths)
+        num_mel, num_positions = self.front.num_computed(inputs.lengths)
         attended = None
-        if self.context == "trimmed":
+        if self.front.context == "trimmed":
             attended = torch.arange(num_positions, device=lengths.device) < lengths[:, None]
-        values = self._encode(log_mel_window(inputs, num_mel, self.num_mels), num_positions, attended)
+        values = self._encode(log_mel_window(inputs, num_mel, self.front.num_mels), num_positions, attended)
         features = Features(values[:, : int(lengths.max())], lengths)
         return Features(features.values.masked_fill(~features.mask()[..., None], 0.0), lengths)
 
-    def num_features(self, num_samples: Tensor) -> Tensor:
-        """Features of clips of ``num_samples`` samples."""
-        if self.length == "published":
-            # In float32, as there: of 1 to 1500 whole features, 66 come out one lower (on a CPU).
-            return (num_samples.float() / SAMPLE_RATE * self.frame_rate).long().clamp(min=_FEWEST_PUBLISHED)
-        return (num_mel_frames(num_samples) + _CONV_STRIDE - 1) // _CONV_STRIDE
+    def encode_clip(self, values: Tensor) -> Tensor:
+        """Log-mel [1, 2 P + 1, mels] of one clip, as ``front.clip_input`` gives it -> [1, P, output_dim].
 
-    def num_computed(self, num_samples: Tensor) -> tuple[int, int]:
-        """Log-mel frames and positions that are computed for each clip of a batch."""
-        max_mel_frames = _CONV_STRIDE * self.num_positions
-        if self.context == "full":
-            return max_mel_frames, self.num_positions
-        num_mel = int(num_mel_frames(num_samples).max()) + _CONV_REACH
-        return min(num_mel, max_mel_frames), int(self.num_features(num_samples).max())
+        With context "full", P is of the whole window: the clip's own features are the first ``front.num_features``.
+        """
+        return self._encode(values, (values.shape[1] - 1) // 2, None)
 
     def _encode(self, mel: Tensor, num_positions: int, attended: Tensor | None) -> Tensor:
         """mel [B, frames, mels] -> [B, num_positions, D]; attended [B, num_positions] bool, None when all are."""
@@ -124,16 +103,6 @@ class WhisperEncoder(nn.Module):
         for layer in encoder.layers:
             hidden = layer(hidden, mask)
         return encoder.layer_norm(hidden)
-
-    def _check(self, num_samples: Tensor) -> None:
-        shortest, longest = int(num_samples.min()), int(num_samples.max())
-        if shortest < 1:
-            raise ValueError("a clip without samples cannot be encoded; drop it from the batch")
-        if longest > self.max_seconds * SAMPLE_RATE:
-            raise ValueError(
-                f"a clip of {longest / SAMPLE_RATE:.2f} s is longer than Whisper's context of "
-                f"{self.max_seconds:g} s; cut it into shorter clips"
-            )
 
 
 def additive_mask(attended: Tensor, dtype: torch.dtype) -> Tensor:

@@ -50,21 +50,21 @@ def encoder_cost(speech: SpeechEncoder) -> EncoderCost:
     match encoder:
         case WhisperEncoder():
             return EncoderCost(
-                tape, _whisper(tape, encoder), lambda n: _whisper_sizes(encoder, n), encoder.num_features
+                tape, _whisper(tape, encoder), lambda n: _whisper_sizes(encoder, n), encoder.front.num_features
             )
         case SelfSupervisedEncoder():
             return EncoderCost(
                 tape,
                 _self_supervised(tape, encoder),
                 lambda n: _self_supervised_sizes(encoder, n),
-                lambda n: _convolved(encoder, n)[-1],
+                encoder.front.num_features,
             )
         case CompactAudioEncoder():
             return EncoderCost(
                 tape,
                 _compact_audio(tape, encoder),
                 lambda n: _compact_audio_sizes(encoder, n),
-                encoder.num_features,
+                encoder.front.num_features,
             )
         case CompactVideoEncoder():
             return EncoderCost(tape, _compact_video(tape, encoder), _video_sizes, torch.clone)
@@ -101,7 +101,7 @@ def padded_sizes(lengths: Tensor) -> dict[str, float]:
 def _whisper(tape: Tape, encoder: WhisperEncoder) -> bool:
     part: Part = "audio_encoder"
     inner: Any = encoder.encoder
-    tape.product(part, MEL_FRAMES, 2.0 * encoder.num_mels * _SPECTRUM, False, False)
+    tape.product(part, MEL_FRAMES, 2.0 * encoder.front.num_mels * _SPECTRUM, False, False)
     gradient = tape.convolution(part, MEL_FRAMES, inner.conv1, False)
     gradient = tape.convolution(part, _POSITIONS, inner.conv2, gradient) or is_trained(inner.embed_positions)
     for layer in inner.layers:
@@ -112,7 +112,7 @@ def _whisper(tape: Tape, encoder: WhisperEncoder) -> bool:
 
 
 def _whisper_sizes(encoder: WhisperEncoder, lengths: Tensor) -> Sizes:
-    num_mel, num_positions = encoder.num_computed(lengths)
+    num_mel, num_positions = encoder.front.num_computed(lengths)
     rows = len(lengths)
     return {
         MEL_FRAMES: rows * num_mel,
@@ -134,7 +134,7 @@ def _compact_audio_sizes(encoder: CompactAudioEncoder, lengths: Tensor) -> Sizes
     rows, num_mel = len(lengths), num_mel_frames(lengths)
     longest = int(num_mel.max())
     audio = {_SPECTRA: rows * (longest + FRAMES_THAT_HEAR_THE_END), MEL_FRAMES: rows * longest}
-    return audio | padded_sizes(encoder.num_features(lengths))
+    return audio | padded_sizes(encoder.front.num_features(lengths))
 
 
 def _layers_of_trunk(tape: Tape, part: Part, layers: Iterable[Any], gradient: bool) -> bool:
@@ -173,17 +173,8 @@ def _self_supervised(tape: Tape, encoder: SelfSupervisedEncoder) -> bool:
     return gradient
 
 
-def _convolved(encoder: SelfSupervisedEncoder, lengths: Tensor) -> list[Tensor]:
-    """Lengths behind each convolution over the waveform."""
-    lengths, found = lengths.clamp(min=encoder.receptive_field), []
-    for kernel, stride in zip(encoder.kernels, encoder.strides, strict=True):
-        lengths = (lengths - kernel) // stride + 1
-        found.append(lengths)
-    return found
-
-
 def _self_supervised_sizes(encoder: SelfSupervisedEncoder, lengths: Tensor) -> Sizes:
-    convolved = _convolved(encoder, lengths)
+    convolved = encoder.front.convolved(lengths)
     sizes = padded_sizes(convolved[-1])
     even = 1 - encoder.model.config.num_conv_pos_embeddings % 2
     clip_by_clip = {f"convolution_{number}": int(found.sum()) for number, found in enumerate(convolved)}

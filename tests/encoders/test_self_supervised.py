@@ -136,7 +136,7 @@ def test_lengths_are_those_of_the_convolutions(kind: str) -> None:
 def test_the_frame_rate_follows_the_strides() -> None:
     model = tiny_self_supervised("hubert", conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 4])
     encoder = built(model)
-    assert (encoder.frame_rate, encoder.receptive_field) == (800.0, 20)
+    assert (encoder.frame_rate, encoder.front.receptive_field) == (800.0, 20)
     assert encoder(Features.pad(random_clips((1, 20, 39, 40)))).lengths.tolist() == [1, 1, 1, 2]
 
 
@@ -242,7 +242,7 @@ def test_processors_that_are_saved_whole_tell_the_normalisation_as_well(tmp_path
     part = json.loads((tmp_path / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").unlink()
     (tmp_path / "processor_config.json").write_text(json.dumps({"feature_extractor": part}))
-    assert not SelfSupervisedEncoder.from_folder(tmp_path, "hubert").normalize
+    assert not SelfSupervisedEncoder.from_folder(tmp_path, "hubert").front.normalize
 
 
 @KINDS
@@ -337,7 +337,7 @@ def test_a_folder_must_tell_the_normalisation_and_a_known_sample_rate(tmp_path: 
     with pytest.raises(ValueError, match=r'has no preprocessor_config\.json.*\{"do_normalize": true\}'):
         SelfSupervisedEncoder.from_folder(tmp_path, "wav2vec2")
     (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": false}')
-    assert not SelfSupervisedEncoder.from_folder(tmp_path, "wav2vec2").normalize
+    assert not SelfSupervisedEncoder.from_folder(tmp_path, "wav2vec2").front.normalize
     (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
     with pytest.raises(ValueError, match="hears 8000 Hz, not 16000"):
         SelfSupervisedEncoder.from_folder(tmp_path, "wav2vec2")

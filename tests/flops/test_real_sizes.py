@@ -6,10 +6,9 @@ import pytest
 import torch
 from helpers_flops import TOLERANCE, counted, deviations
 from torch import Tensor
-from torch.nn import functional as F
 
 from omni_avsr.config import ModelConfig, from_mapping
-from omni_avsr.encoders.avhubert import STEM_FRAMES, AVHubertEncoder
+from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
 from omni_avsr.encoders.whisper import WhisperEncoder
 from omni_avsr.features import MOUTH_CROP, SAMPLE_RATE, VIDEO_FPS
@@ -49,7 +48,7 @@ def test_whisper_medium(context: str, trained: bool) -> None:
     encoder = model.encoders["audio"].encoder.requires_grad_(trained)
     assert isinstance(encoder, WhisperEncoder)
     samples = torch.tensor([SECONDS * SAMPLE_RATE])
-    num_mel, num_positions = encoder.num_computed(samples)
+    num_mel, num_positions = encoder.front.num_computed(samples)
     attended = meta(1, num_positions).bool() if context == "trimmed" else None
     expected = counted(lambda: encoder._encode(meta(1, num_mel, 80), num_positions, attended).sum())
     cost = encoder_cost(model.encoders["audio"])
@@ -64,17 +63,8 @@ def test_avhubert_large(trainable: str) -> None:
     assert isinstance(encoder, AVHubertEncoder)
     frames = SECONDS * VIDEO_FPS
 
-    def forward() -> Tensor:
-        """As the encoder's own, for which the meta device cannot choose real frames."""
-        pictures = encoder.resnet.blocks(encoder.resnet.stem(meta(frames, STEM_FRAMES, MOUTH_CROP, MOUTH_CROP)))
-        video = encoder.project(pictures.mean(dim=(2, 3)))
-        x = encoder.fuse(encoder.fusion_norm(torch.cat([torch.zeros_like(video), video], dim=-1)))[None]
-        x = x + F.gelu(encoder.position(x.transpose(1, 2))[..., :-1]).transpose(1, 2)
-        for layer in encoder.layers:
-            x = layer(x, meta(1, 1, 1, frames).bool())
-        return encoder.norm(x).sum()
-
-    expected = counted(forward)
+    # The whole forward pass would choose the real frames, which the meta device cannot.
+    expected = counted(lambda: encoder.encode_clip(meta(1, frames, MOUTH_CROP, MOUTH_CROP)).sum())
     cost = encoder_cost(model.encoders["video"])
     check(cost.tape.flops(cost.sizes(torch.tensor([frames]))), expected)
 
@@ -89,13 +79,7 @@ def test_self_supervised_encoders(kind: str, weights: str) -> None:
     assert isinstance(encoder, SelfSupervisedEncoder)
     samples = SECONDS * SAMPLE_RATE
 
-    def forward() -> Tensor:
-        local = encoder._convolve(meta(samples))[None]
-        projected = encoder.model.feature_projection(local)
-        hidden = projected if isinstance(projected, Tensor) else projected[0]
-        return encoder.model.encoder(hidden).last_hidden_state.sum()
-
-    expected = counted(forward)
+    expected = counted(lambda: encoder.encode_clip(meta(1, samples)).sum())
     cost = encoder_cost(model.encoders["audio"])
     check(cost.tape.flops(cost.sizes(torch.tensor([samples]))), expected)
 
