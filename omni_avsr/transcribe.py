@@ -15,6 +15,7 @@ from omni_avsr.checkpoint import load_checkpoint, on_device, read_info, save_che
 from omni_avsr.compression import all_rates
 from omni_avsr.config import DraftConfig, DType, QuantizationChoice, check_draft
 from omni_avsr.drafts import drafting_modalities
+from omni_avsr.edge.elastic import Controller, ElasticOptions
 from omni_avsr.encoders.access import max_seconds
 from omni_avsr.hub import checkpoint_folder, push_to_hub
 from omni_avsr.model import OmniAVSR
@@ -40,6 +41,7 @@ class TranscribeOptions:
     """How files are transcribed.
 
     task: "auto" takes all that a file has. rates: the lowest trained ones by default, which are the most accurate.
+    elastic: fits each file's rates, and under "auto" its task, to limits of memory and time; one file at a time.
     draft: greedy search in fewer passes of the LLM, which corrects what the encoders' CTC heads wrote.
     window: longest piece that is transcribed at once, in seconds; by default what the model was trained on. batch_size:
     pieces at a time, of one file or of several.
@@ -50,12 +52,15 @@ class TranscribeOptions:
     num_beams: int = 1
     max_new_tokens: int = 64
     draft: DraftConfig | None = None
+    elastic: ElasticOptions | None = None
     window: float | None = None
     batch_size: int = 8
     video: VideoOptions = field(default_factory=VideoOptions)
 
     def __post_init__(self) -> None:
         check_draft(self.draft, self.num_beams)
+        if self.elastic is not None and (self.rates is not None or self.batch_size > 1):
+            raise ValueError("elastic chooses the rates itself, and fits one file at a time: leave rates, batch_size 1")
         if self.window is not None and not SHORTEST_WINDOW <= self.window < math.inf:
             raise ValueError(f"window must be at least {SHORTEST_WINDOW} s and finite, got {self.window:g}")
 
@@ -70,10 +75,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Read:
-    """A file in memory, in pieces."""
+    """A file in memory, in pieces, and the rates that it is transcribed at."""
 
     recording: Recording
     pieces: Sequence[Piece]
+    rates: Rates
 
 
 @dataclass(frozen=True)
@@ -164,15 +170,16 @@ class Transcriber:
             self.model.config.compression.check(rates, task)
             if options.draft is not None and task == options.task:
                 drafting_modalities(self.model, task)
+        controller = self._controller(options)
         waiting: list[_Read | Failure] = []
         paths = list(paths)
         for number, path in enumerate(paths):
-            waiting.append(self._read(Path(path), options, tell))
+            waiting.append(self._read(Path(path), options, controller, tell))
             tell("reading files", number + 1, len(paths))
             if sum(len(entry.pieces) for entry in waiting if isinstance(entry, _Read)) >= options.batch_size:
-                yield from self._finish(waiting, rates, options, tell)
+                yield from self._finish(waiting, options, tell)
                 waiting = []
-        yield from self._finish(waiting, rates, options, tell)
+        yield from self._finish(waiting, options, tell)
 
     def of_recording(self, recording: Recording, options: TranscribeOptions, tell: Tell = tell_nobody) -> Transcript:
         """Transcribe what was read before, such as at several rates.
@@ -180,21 +187,37 @@ class Transcriber:
         Raises:
             ValueError: the model was not trained for the rates, or cannot cut the recording into pieces.
         """
-        rates = options.rates or self.default_rates
-        self.model.config.compression.check(rates, recording.task)
-        pieces = cut_recording(self.model, recording, self._longest(recording, options), tell)
-        [result] = self._finish([_Read(recording, pieces)], rates, options, tell)
+        self.model.config.compression.check(options.rates or self.default_rates, recording.task)
+        entry = self._in_pieces(recording, options, self._controller(options), tell)
+        [result] = self._finish([entry], options, tell)
         if isinstance(result, Failure):
             raise ValueError(result.reason)
         return result
 
-    def _read(self, path: Path, options: TranscribeOptions, tell: Tell) -> _Read | Failure:
+    def _controller(self, options: TranscribeOptions) -> Controller | None:
+        if options.elastic is None:
+            return None
+        return Controller(self.model.config, options.elastic, options.num_beams, options.max_new_tokens)
+
+    def _read(
+        self, path: Path, options: TranscribeOptions, controller: Controller | None, tell: Tell
+    ) -> _Read | Failure:
         video = replace(options.video, face_model=options.video.face_model or self.face_model)
         try:
             recording = read_recording(path, options.task, self.model.config.tasks, video, tell)
-            return _Read(recording, cut_recording(self.model, recording, self._longest(recording, options), tell))
+            return self._in_pieces(recording, options, controller, tell)
         except FILE_ERRORS as error:
             return _failure(path, error)
+
+    def _in_pieces(
+        self, recording: Recording, options: TranscribeOptions, controller: Controller | None, tell: Tell
+    ) -> _Read:
+        rates = options.rates or self.default_rates
+        if controller is not None:
+            longest = min(recording.seconds, self._longest(recording, options))
+            recording, choice = controller.fit(recording, options.task == "auto", longest)
+            rates = choice.rates
+        return _Read(recording, cut_recording(self.model, recording, self._longest(recording, options), tell), rates)
 
     def _longest(self, recording: Recording, options: TranscribeOptions) -> float:
         """Seconds that may be transcribed at once."""
@@ -203,12 +226,10 @@ class Transcriber:
         return min([TOLERANCE * trained if options.window is None else options.window, *limits])
 
     def _finish(
-        self, entries: Sequence[_Read | Failure], rates: Rates, options: TranscribeOptions, tell: Tell
+        self, entries: Sequence[_Read | Failure], options: TranscribeOptions, tell: Tell
     ) -> Iterator[Transcript | Failure]:
         """The results of files that were read, in their order."""
-        said = self._say(
-            [p for entry in entries if isinstance(entry, _Read) for p in entry.pieces], rates, options, tell
-        )
+        said = self._say([entry for entry in entries if isinstance(entry, _Read)], options, tell)
         for entry in entries:
             if isinstance(entry, Failure):
                 yield entry
@@ -218,22 +239,22 @@ class Transcriber:
                 yield failed[0]
             else:
                 whole = [part for part in parts if isinstance(part, Said)]
-                yield _joined(entry.recording, entry.pieces, whole, rates)
+                yield _joined(entry, whole)
 
-    def _say(
-        self, pieces: Sequence[Piece], rates: Rates, options: TranscribeOptions, tell: Tell
-    ) -> dict[int, Said | Failure]:
-        """What is said in each piece, by its identity; batches hold pieces of one task and of similar lengths."""
+    def _say(self, entries: Sequence[_Read], options: TranscribeOptions, tell: Tell) -> dict[int, Said | Failure]:
+        """What is said in each piece, by its identity; batches hold pieces of one setting and of similar lengths."""
         said: dict[int, Said | Failure] = {}
-        for task in Task:
-            chosen = sorted(
-                (piece for piece in pieces if piece.recording.task is task), key=lambda piece: piece.seconds
-            )
+        groups: dict[tuple[Task, Rates], list[Piece]] = {}
+        for entry in entries:
+            groups.setdefault((entry.recording.task, entry.rates), []).extend(entry.pieces)
+        num_pieces = sum(len(pieces) for pieces in groups.values())
+        for (_, rates), pieces in groups.items():
+            chosen = sorted(pieces, key=lambda piece: piece.seconds)
             for first in range(0, len(chosen), options.batch_size):
                 batch = chosen[first : first + options.batch_size]
                 parts = self._say_batch(batch, rates, options)
                 said |= {id(piece): part for piece, part in zip(batch, parts, strict=True)}
-                tell("transcribing", len(said), len(pieces))
+                tell("transcribing", len(said), num_pieces)
         return said
 
     def _say_batch(self, batch: Sequence[Piece], rates: Rates, options: TranscribeOptions) -> Sequence[Said | Failure]:
@@ -252,14 +273,15 @@ def _failure(path: Path, error: Exception) -> Failure:
     return Failure(str(path), reason if str(path) in reason else f"{path}: {reason}")
 
 
-def _joined(recording: Recording, pieces: Sequence[Piece], parts: Sequence[Said], rates: Rates) -> Transcript:
+def _joined(entry: _Read, parts: Sequence[Said]) -> Transcript:
+    recording, pieces = entry.recording, entry.pieces
     words = join_words([(piece.window, part.words) for piece, part in zip(pieces, parts, strict=True)])
     # Without a CTC head there are no words, and no piece overlaps another.
     texts = [word.text for word in words] if words else [part.text for part in parts if part.text]
     return Transcript(
         file=str(recording.path),
         task=recording.task,
-        rates=rates,
+        rates=entry.rates,
         text=" ".join(texts),
         words=tuple(words),
         seconds=recording.seconds,

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "windows",
     ),
     ("data", "mouth", "hypotheses", "error_counts", "bootstrap", "metrics", "report", "plots", "quantization"),
-    ("encoders", "compression", "projector", "skeleton"),
+    ("encoders", "compression", "projector", "signals", "skeleton"),
     ("sequence", "adapters", "llm", "gated_mlp", "vocabulary", "beams", "drafts", "speculative"),
     ("model", "build", "shapes", "stages", "model_card"),
     ("objectives", "checkpoint", "hub", "resume", "sharding", "start", "export", "decode", "recording", "pieces"),

@@ -12,8 +12,15 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from omni_avsr.checkpoint import changed_llm, read_info
 from omni_avsr.config import DraftConfig, QuantizationChoice, from_mapping
+from omni_avsr.edge.budget import memory_gib, process_bytes
+from omni_avsr.edge.device import DEFAULT, read_device
+from omni_avsr.edge.elastic import ElasticOptions, check_room
+from omni_avsr.edge.known_errors import known_wers
+from omni_avsr.edge.plan import Budget
 from omni_avsr.files import write_atomically
+from omni_avsr.hub import checkpoint_folder
 from omni_avsr.recording import Tell, VideoOptions
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
 from omni_avsr.transcript import Transcript, formatted
@@ -28,6 +35,10 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False)
     try:
         _check(options)
+        elastic = _elastic(options)
+        if elastic is not None:
+            config = read_info(checkpoint_folder(options.checkpoint, None)).model
+            check_room(changed_llm(config, None, options.quantize), elastic)
         transcriber = load(
             options.checkpoint,
             options.device,
@@ -36,18 +47,18 @@ def main() -> None:
             merged_task=options.task if options.merge else None,
             encoders=options.encoders,
         )
-        failed = _run(transcriber, options, errors)
+        failed = _run(transcriber, options, elastic, errors)
     except ValueError as error:
         sys.exit(f"omni-avsr transcribe: {error}")
     sys.exit(1 if failed else 0)
 
 
-def _run(transcriber: Transcriber, options: argparse.Namespace, errors: Console) -> int:
+def _run(transcriber: Transcriber, options: argparse.Namespace, elastic: ElasticOptions | None, errors: Console) -> int:
     """Transcribe the files, write what comes of them, and return how many failed."""
     errors.print(f"training domain of this checkpoint: {transcriber.training.get('domain', 'not stated')}", style="dim")
     failed = 0
     with _progress(errors) as tell:
-        for result in transcriber.run(options.files, _settings(options, transcriber), tell):
+        for result in transcriber.run(options.files, _settings(options, elastic, transcriber), tell):
             try:
                 if isinstance(result, Failure):
                     raise ValueError(result.reason)
@@ -82,16 +93,20 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"several files are named {', '.join(doubled)}; their transcripts would overwrite each other")
 
 
-def _settings(options: argparse.Namespace, transcriber: Transcriber) -> TranscribeOptions:
+def _settings(
+    options: argparse.Namespace, elastic: ElasticOptions | None, transcriber: Transcriber
+) -> TranscribeOptions:
     default = transcriber.default_rates
+    rates = Rates(options.audio_rate or default.audio, options.video_rate or default.video)
     return TranscribeOptions(
         task="auto" if options.task == "auto" else Task(options.task),
-        rates=Rates(options.audio_rate or default.audio, options.video_rate or default.video),
+        rates=rates if elastic is None else None,
         num_beams=options.beams,
         max_new_tokens=options.max_new_tokens,
         draft=_draft(options),
+        elastic=elastic,
         window=options.window,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size if elastic is None else 1,
         video=VideoOptions(True if options.cropped else None, options.face, options.face_model),
     )
 
@@ -100,6 +115,21 @@ def _draft(options: argparse.Namespace) -> DraftConfig | None:
     if options.draft_threshold is not None:
         return from_mapping(DraftConfig, {"threshold": options.draft_threshold}, "--draft")
     return DraftConfig() if options.draft else None
+
+
+def _elastic(options: argparse.Namespace) -> ElasticOptions | None:
+    """ValueError: a limit cannot be read, or rates are given beside it."""
+    if options.memory is None and options.latency is None:
+        if options.board is not None or options.results:
+            raise ValueError("--board and --results serve --memory and --latency; give one of these")
+        return None
+    if options.audio_rate or options.video_rate:
+        raise ValueError("--memory and --latency choose the rates: leave --audio-rate and --video-rate")
+    return ElasticOptions(
+        Budget(sys.maxsize if options.memory is None else process_bytes(memory_gib(options.memory)), options.latency),
+        DEFAULT if options.board is None else read_device(options.board),
+        known_wers(options.results),
+    )
 
 
 @contextmanager
@@ -147,6 +177,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest transcript of a piece")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="longest piece at once (default: as trained)")
     parser.add_argument("--batch-size", type=_positive, default=8, metavar="PIECES")
+    parser.add_argument("--memory", help="the board's, such as 8GB (6.0 GiB for the process): fits rates to each file")
+    parser.add_argument("--latency", type=float, metavar="SECONDS", help="for each piece: fits rates to it")
+    parser.add_argument("--board", type=Path, metavar="FILE", help="what calibrate-device wrote, for these two")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[], metavar="TABLE.json", help="of evaluate, to rank rates by"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--quantize",
