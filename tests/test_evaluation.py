@@ -478,3 +478,13 @@ def test_what_cannot_be_scored_is_a_clear_error(root: Path, tmp_path: Path) -> N
         nothing = config(root, tmp_path / name, {"test_sets": {name: {"manifest": only}}}, tasks=["vsr"])
         with pytest.raises(ValueError, match=f"test set {name}: none of its 1 clips could be scored: {message}"):
             evaluate(nothing)
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_a_quantised_llm_is_scored_and_told_apart(root: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"snr_db": [], "swap_video": False, "tasks": ["asr"]}
+    report = evaluate(config(root, tmp_path / "out", quantization="int8", **settings))
+    assert report.metadata["quantization"] == "int8"
+    assert report.scores["tiny"]
+    with pytest.raises(ValueError, match="results of another quantization"):
+        evaluate(config(root, tmp_path / "out", **settings))

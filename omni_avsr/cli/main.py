@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 
@@ -42,6 +43,9 @@ COMMANDS = {
     "calibrate-device": "measure a board once, for plan-edge",
 }
 
+_WARNING_LIBRARIES = ("bitsandbytes", "torch.utils._pytree")
+"""Which warn when they are imported, of kernels that nothing here uses and of what torchao registers."""
+
 
 def main() -> None:
     """Run ``omni-avsr COMMAND ...``; exits with 2 when there is no such command."""
@@ -54,6 +58,8 @@ def main() -> None:
         (sys.stdout if wanted else sys.stderr).write(text)
         sys.exit(0 if wanted else 2)
     sys.argv = [f"omni-avsr {command}", *sys.argv[2:]]
+    for library in _WARNING_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         # Some libraries are imported only when the command runs.
         import_module(f"omni_avsr.cli.{command.replace('-', '_')}").main()

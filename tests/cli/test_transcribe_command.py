@@ -95,6 +95,16 @@ def test_a_draft_changes_the_work_and_not_the_text(call: Callable[..., Done], mo
     assert believed.stdout.splitlines() == ["both.mkv: what was heard", "sound.wav: what was heard"]
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_and_merged_model_transcribes(kind: str, folder: Path, call: Callable[..., Done]) -> None:
+    done = call("sound.wav", "both.mkv", "--quantize", kind, "--merge", "--task", "asr")
+    assert done.returncode == 0, done.stderr
+    model = omni_avsr.load(folder / "checkpoint", quantization=kind, merged_task="asr")
+    assert model.model.config.llm.quantization == kind
+    texts = [model.transcribe(folder / name, "asr", (2, 1)) for name in ("sound.wav", "both.mkv")]
+    assert done.stdout.splitlines() == [f"sound.wav: {texts[0]}", f"both.mkv: {texts[1]}"]
+
+
 def test_json_subtitles_and_text_go_to_files(call: Callable[..., Done], tmp_path: Path) -> None:
     for form, suffix in (("json", ".json"), ("srt", ".srt"), ("vtt", ".vtt"), ("text", ".txt")):
         done = call("both.mkv", "sound.wav", "--format", form, "--output", str(tmp_path))
@@ -120,6 +130,8 @@ def test_json_subtitles_and_text_go_to_files(call: Callable[..., Done], tmp_path
         (["both.mkv", "--device", "cuda:7"], 1, "device cuda:7 cannot be used"),
         (["both.mkv", "sound.wav", "--format", "srt"], 1, "--output FOLDER"),
         (["sound.wav", "other/sound.wav", "--output", "out"], 1, "several files are named sound"),
+        (["both.mkv", "--merge"], 1, "choose it with --task asr|vsr|avsr"),
+        (["both.mkv", "--quantize", "int3"], 2, "invalid choice: 'int3'"),
         (["both.mkv", "--task", "lips"], 2, "invalid choice: 'lips'"),
         (["both.mkv", "--batch-size", "0"], 2, "must be at least 1, got 0"),
         (["both.mkv", "--face", "-1"], 2, "must not be negative, got -1"),
