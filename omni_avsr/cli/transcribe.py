@@ -17,8 +17,7 @@ from omni_avsr.config import DraftConfig, QuantizationChoice, from_mapping
 from omni_avsr.edge.budget import memory_gib, process_bytes
 from omni_avsr.edge.device import DEFAULT, read_device
 from omni_avsr.edge.elastic import ElasticOptions, check_room
-from omni_avsr.edge.known_errors import known_wers
-from omni_avsr.edge.plan import Budget
+from omni_avsr.edge.plan import Budget, WerKey
 from omni_avsr.files import write_atomically
 from omni_avsr.hub import checkpoint_folder
 from omni_avsr.recording import Tell, VideoOptions
@@ -125,11 +124,17 @@ def _elastic(options: argparse.Namespace) -> ElasticOptions | None:
         return None
     if options.audio_rate or options.video_rate:
         raise ValueError("--memory and --latency choose the rates: leave --audio-rate and --video-rate")
-    return ElasticOptions(
-        Budget(sys.maxsize if options.memory is None else process_bytes(memory_gib(options.memory)), options.latency),
-        DEFAULT if options.board is None else read_device(options.board),
-        known_wers(options.results),
-    )
+    memory = sys.maxsize if options.memory is None else process_bytes(memory_gib(options.memory))
+    device = DEFAULT if options.board is None else read_device(options.board)
+    return ElasticOptions(Budget(memory, options.latency), device, _known_wers(options.results))
+
+
+def _known_wers(tables: list[Path]) -> dict[WerKey, float]:
+    if not tables:
+        return {}
+    from omni_avsr.edge.known_errors import known_wers  # here: results are read with what the extra train brings
+
+    return known_wers(tables)
 
 
 @contextmanager
