@@ -27,8 +27,8 @@ from omni_avsr.shapes import shaped_model
 from omni_avsr.types import Task
 
 log = logging.getLogger(__name__)
-SHOWN = 20
-"""Settings that are listed unless all are asked for."""
+SHOWN = 24
+"""Settings up to which all are listed: those of a checkpoint."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5], help="to choose among (1 5)")
     parser.add_argument("--results", type=Path, nargs="+", default=[], metavar="TABLE.json", help="of evaluate")
     parser.add_argument("--test-set", help="of the results (default: their first)")
-    parser.add_argument("--all", action="store_true", help=f"list all that fits, not the best {SHOWN}")
+    parser.add_argument("--all", action="store_true", help="list all that fits, not the best of each LLM and format")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON as well")
     return parser
 
@@ -75,7 +75,7 @@ def main() -> None:
     except ValueError as error:
         log.error("%s", error)
         sys.exit(1)
-    shown = plan.options if arguments.all else plan.options[:SHOWN]
+    shown = plan.options if arguments.all or len(plan.options) <= SHOWN else best_of_each(plan.options)
     get_console().print(options_table(shown, len(plan.options)))
     get_console().print(memory_table(plan.best))
     log.info("take %s: %s", describe(plan.best), plan.reason)
@@ -115,6 +115,11 @@ def _configs(arguments: argparse.Namespace) -> dict[str, ModelConfig]:
         return {config.llm.weights.rpartition("/")[2]: config}
     found = [model_of(arguments, name) for name in arguments.llm or known_llms()]
     return {config.llm.weights.rpartition("/")[2]: config for config in found}
+
+
+def best_of_each(options: Sequence[Option]) -> list[Option]:
+    """The first of each LLM and format of its weights."""
+    return list({(option.llm, option.weight_format): option for option in reversed(options)}.values())[::-1]
 
 
 def describe(option: Option) -> str:

@@ -34,7 +34,7 @@ class Device:
 
 
 DEFAULT = Device(
-    memory=MemoryConstants(libraries=807 << 20, overhead=60 << 20, scale=1.5),
+    memory=MemoryConstants(libraries=808 << 20, overhead=70 << 20, scale=1.5),
     facts={"cpu": "AMD EPYC, 2 cores", "torch": "2.14"},
 )
 """For boards that were not measured: of a server's CPU, on which nothing but memory can be foretold of others."""
