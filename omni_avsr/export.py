@@ -54,7 +54,8 @@ def export_checkpoint(checkpoint: Path, folder: Path, quantization: Quantization
 
     LoRA of encoders is merged, and weights are float32 whatever they were. Quantised, the matrices of linear layers are
     int8 with a scale for each output, and what they are multiplied with is brought to 8 bits when they run
-    (onnxruntime's dynamic quantisation); convolutions and the attention itself stay float32.
+    (onnxruntime's dynamic quantisation); convolutions and the attention itself stay float32. That is for ARM, and for
+    x86 with VNNI: without it, onnxruntime's sums of such products may saturate.
 
     Raises:
         ValueError: ``checkpoint`` is none or its base models are missing, ``folder`` holds something else than an

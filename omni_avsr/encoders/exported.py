@@ -1,13 +1,14 @@
 """Encoders that were exported to ONNX, run by onnxruntime in place of the torch ones; and what an export's folder says.
 
-``manifest.json``                 which checkpoint it is of, and every graph with its input and output
-``<modality>_encoder.onnx``       what the encoder's front makes of a clip -> features
-``<modality>_ctc.onnx``           features -> log probabilities of characters, where the encoder has a CTC head
+``manifest.json``                  which checkpoint it is of, and every graph with its input and output
+``<modality>_encoder.onnx``        what the encoder's front makes of a clip -> features
+``<modality>_ctc.onnx``            features -> log probabilities of characters, where the encoder has a CTC head
 ``<modality>_tokens_<rate>.onnx``  features -> tokens of the LLM, compressed at a trained rate and projected
-``*.onnx.data``                   the weights of a graph that are too large for its own file
+``*.onnx.data``                    the weights of a graph that are too large for its own file
 
-Every graph takes one clip, of any length. There is no batch dimension to fill, so that nothing is ever computed of
-padding, which would be attended, and, quantised, would change the scale of the numbers beside it.
+Every graph takes ONE clip, of any length; batches run clip by clip. So graphs need no masks, which the group norm of
+wav2vec 2.0 has no place for, nothing is computed of padding, and a quantised clip is the same in any batch: the scale
+of its numbers is taken over a whole tensor, which other clips would change.
 """
 
 from __future__ import annotations
