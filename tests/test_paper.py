@@ -315,7 +315,7 @@ def test_no_config_group_takes_the_place_of_a_setting() -> None:
     assert config.facts is None
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     keys = {field.name for settings in CONFIGS.values() for field in fields(settings)}
-    assert groups & keys == {"model", "data", "stages", "trainer", "corpus"}
+    assert groups & keys == {"model", "data", "stages", "trainer", "corpus", "profile"}
 
 
 def test_the_facts_travel_as_plain_values() -> None:
