@@ -49,7 +49,7 @@ from omni_avsr.edge.request import Request
 from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.files import write_atomically
 from omni_avsr.plots import CURVE_COLORS, new_figure, save_figure
-from omni_avsr.provenance import command_line, commit, today
+from omni_avsr.provenance import commit, today
 from omni_avsr.shapes import shaped_llm, shaped_model, whisper_shape
 from omni_avsr.types import Rates, Task
 
@@ -235,7 +235,6 @@ def table(rows: Sequence[Row], constants: MemoryConstants) -> str:
         f"- constants, from the two fitted settings: libraries {constants.libraries / 2**20:.0f} MiB, overhead "
         f"{constants.overhead / 2**20:.0f} MiB, {constants.scale:.2f} bytes for each byte of activations",
         f"- furthest off of {len(errors)} other settings: {max(errors):.1%}" if errors else "- no other setting yet",
-        f"- command: {command_line()}",
         "",
         "| setting | LLM | encoders | task | rates | clip | beams | measured | ledger | difference | fullest |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
