@@ -138,9 +138,11 @@ class MemoryLedger:
         rows, beams = request.batch_size * request.num_beams, request.num_beams
         prompt, written = lengths.prompt, lengths.prompt + request.new_tokens - 1
         logits = self.llm.logit_bytes(rows, beams, dtype)
-        of_prompt = self.llm.pass_bytes(rows * prompt, dtype) + logits
+        # A prompt is read once, however many beams go on from it.
+        of_prompt = self.llm.pass_bytes(request.batch_size * prompt, dtype)
+        of_prompt += self.llm.logit_bytes(request.batch_size, 1, dtype)
         stages["prompt"] = given | {
-            "kv_cache": self.llm.cache_bytes(rows * prompt, dtype),
+            "kv_cache": self.llm.cache_bytes(request.batch_size * prompt, dtype),
             "activations": round(constants.scale * of_prompt),
         }
         stages["tokens"] = given | {

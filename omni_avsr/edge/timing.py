@@ -95,15 +95,17 @@ def work_of(ledger: MemoryLedger, request: Request) -> Work:
     for modality, samples in lengths.inputs.items():
         cost = encoder_cost(encoder_of(model, modality))
         encoder_flops[modality] = cost.tape.flops(cost.sizes(samples), graph=False).total
-    tape, rows = llm_tape(model, request.task, False, False), request.batch_size * request.num_beams
-    dtype = torch_dtype(ledger.dtype)
+    tape = llm_tape(model, request.task, False, False)
+    dtype, beams = torch_dtype(ledger.dtype), request.num_beams
     weights = ledger.llm.read_bytes(dtype, ledger.quantization)
 
-    def of_pass(positions: int, cached: int) -> Pass:
+    def of_pass(rows: int, positions: int, cached: int) -> Pass:
         sizes = {STEPS: rows * positions, PAIRS: rows * positions * cached, LABELS: rows}
         read = weights + ledger.llm.cache_bytes(rows * cached, dtype)
         return Pass(ledger.llm.num_layers, read, tape.flops(sizes, graph=False).total)
 
     # Half of the new tokens are there at a mean step.
-    step = of_pass(1, lengths.prompt + request.new_tokens // 2)
-    return Work(encoder_flops, of_pass(lengths.prompt, lengths.prompt), step, request.new_tokens - 1)
+    step = of_pass(request.batch_size * beams, 1, lengths.prompt + request.new_tokens // 2)
+    prompt = of_pass(request.batch_size, lengths.prompt, lengths.prompt)
+    # Beams read the last position of their prompt by themselves.
+    return Work(encoder_flops, prompt, step, request.new_tokens - 1 if beams == 1 else request.new_tokens)

@@ -62,7 +62,7 @@ def test_a_checkpoint_is_planned_with_what_is_known_of_it(checkpoint: Path, tmp_
     write_device(tmp_path / "device.json", DEVICE)
     status, said = run(
         plan_edge, "--memory", "8GB", "--latency", "2.5s", "--checkpoint", checkpoint,
-        "--output", tmp_path / "plan.json", "--device", tmp_path / "device.json", "--results", tmp_path / "table.json",
+        "--device", tmp_path / "device.json", "--results", tmp_path / "table.json", "--output", tmp_path / "plan.json",
     )  # fmt: skip
     assert status == 0
     assert "8 GB of memory: 6.00 GiB for the process" in said
