@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from omni_avsr.build import build_encoders
 from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint, read_info
 from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.manifest import read_manifest
+from omni_avsr.edge.meter import resident
 from omni_avsr.encoders.exported import ExportedParts, load_exported
 from omni_avsr.error_counts import count_errors, error_rate
 from omni_avsr.export import export_checkpoint
@@ -135,16 +135,17 @@ def cost(job: Job) -> list[dict[str, Any]]:
     clip = job.clips()[0]
     inputs = {modality: values_of(clip, modality) for modality in Modality}
     reset_peak()
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start = resident().now, time.perf_counter()
     if job.encoders is None:
         # What the checkpoint holds of them makes no difference to what they take.
         encoders: Any = build_encoders(read_info(CHECKPOINT).model, seed=0).eval().encoders
     else:
         encoders = load_exported(job.encoders, checkpoint_sha256(CHECKPOINT))
-    loaded = {"load_seconds": round(time.perf_counter() - start, 2), "load_mib": round(memory("VmHWM") - before)}
+    elapsed = round(time.perf_counter() - start, 2)
+    loaded = {"load_seconds": elapsed, "load_mib": round((resident().peak - before) / MIB)}
     lines = [{"modality": str(modality), **seconds(encoders[modality], inputs[modality])} for modality in Modality]
-    peak, held = memory("VmHWM") - before, memory("VmRSS") - before
-    return [*lines, loaded | {"peak_mib": round(peak), "held_mib": round(held)}]
+    peak, held = resident().peak - before, resident().now - before
+    return [*lines, loaded | {"peak_mib": round(peak / MIB), "held_mib": round(held / MIB)}]
 
 
 @torch.no_grad()
@@ -209,14 +210,8 @@ def error_lines(encoders: str, found: Recognized, own: Recognized) -> Iterator[d
         }
 
 
-def memory(field: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most since ``reset_peak``."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def reset_peak() -> None:
+    """What was resident at most counts from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
