@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omni_avsr.build import build_model
 from omni_avsr.config import ModelConfig, from_mapping
-from omni_avsr.edge.ledger import MemoryConstants, MemoryLedger, memory_ledger
+from omni_avsr.edge.ledger import MemoryConstants, MemoryLedger, memory_ledger, planned_memory
 from omni_avsr.edge.llm_memory import llm_sizes_of, matrix_bytes
 from omni_avsr.edge.request import Request, lengths_in
 from omni_avsr.edge.training_memory import Step, training_memory
@@ -76,6 +76,17 @@ def test_weights_are_counted_to_the_byte(
     assert ledger.weights["adapters"] == sum(adapters)
     projectors = [*real.projectors.parameters(), *real.markers.parameters()]
     assert ledger.weights["projectors"] == sum(value.nbytes for value in projectors)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_quantised_weights_are_counted_to_the_byte(tmp_path: Path, quantization: Any, tied: bool) -> None:
+    values = model_values(tmp_path, llm={"dtype": "bfloat16", "quantization": quantization})
+    shape = {**LLM_SHAPE, "tie_word_embeddings": tied}
+    config = from_mapping(ModelConfig, values)
+    real, ledger = shaped_model(config, 0, llm_shape=shape), planned_memory(config, shape)
+    assert sum(ledger.weights.values()) == held_bytes(real)
+    assert ledger.weight_format == quantization
 
 
 def test_another_dtype_of_the_llm_needs_no_other_model(tmp_path: Path) -> None:
