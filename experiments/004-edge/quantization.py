@@ -165,7 +165,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         + "\n".join("| " + " | ".join(row) + " |" for row in rows)
         + "\n\nWER and CER with the bounds of 95 % of bootstrap resamples. LLM: weights with embeddings and adapters. "
         "Peak: VmHWM of the whole process, libraries included. Tokens: written by the LLM in a second of a core, the "
-        "reading of the prompt included. Real-time factor: seconds of a core, encoders included, for a second of speech. "
+        "reading of the prompt included. Real-time factor: seconds of a core, encoders included, for a second of "
+        "speech. "
         f"{origin['num_clips']} test clips; commit {origin['commit']}; {origin['date']}.\n"
     )
 
