@@ -166,8 +166,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         + "\n\nWER and CER with the bounds of 95 % of bootstrap resamples. LLM: weights with embeddings and adapters. "
         "Peak: VmHWM of the whole process, libraries included. Tokens: written by the LLM in a second of a core, the "
         "reading of the prompt included. Real-time factor: seconds of a core, encoders included, for a second of "
-        "speech. "
-        f"{origin['num_clips']} test clips; commit {origin['commit']}; {origin['date']}.\n"
+        f"speech. {origin['num_clips']} test clips; commit {origin['commit']}; {origin['date']}.\n"
     )
 
 
