@@ -226,7 +226,8 @@ def summarize(name: str, lines: dict[str, dict[str, Any]], models: dict[bool, Mo
 
 
 def table(rows: Sequence[Row], constants: MemoryConstants) -> str:
-    limit = rows[0].line["limit"]
+    first = rows[0].line
+    limit = first["limit"]
     errors = [abs(row.predicted / row.line["peak"] - 1) for row in rows if _tells(row)]
     parts = [
         "# Peak memory of a process, measured and foretold",
@@ -235,6 +236,7 @@ def table(rows: Sequence[Row], constants: MemoryConstants) -> str:
         f"- constants, from the two fitted settings: libraries {constants.libraries / 2**20:.0f} MiB, overhead "
         f"{constants.overhead / 2**20:.0f} MiB, {constants.scale:.2f} bytes for each byte of activations",
         f"- furthest off of {len(errors)} other settings: {max(errors):.1%}" if errors else "- no other setting yet",
+        f"- {first['device']['cpu']}, {first['figures']['threads']} thread, commit {first['commit']}, {first['date']}",
         "",
         "| setting | LLM | encoders | task | rates | clip | beams | measured | ledger | difference | fullest |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

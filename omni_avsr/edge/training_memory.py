@@ -25,6 +25,9 @@ BFLOAT16 = 2
 _MOMENTS = 2
 """Numbers that AdamW keeps of each parameter."""
 _LORA = ".lora_"
+GRAPH_SCALE = 1.85
+"""Bytes that the allocator holds for each byte of a graph, whose many tensors come and go in another order; measured
+with glibc on steps of SmolLM2-135M in float32 and bfloat16, on clips of 3 and of 12 s: 1.80 to 1.97."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,13 @@ def training_memory(ledger: MemoryLedger, stage: StageConfig, step: Step, consta
         name: Stage = "encoding audio" if modality is Modality.AUDIO else "encoding video"
         steps = int(encoder_cost(encoder_of(model, modality)).sizes(samples)[STEPS])
         graph += _kept_by_encoder(encoder_of(model, modality), steps)
-        stages[name] = {**transcribing.stages[name], **always, "graph": graph}
+        stages[name] = {**transcribing.stages[name], **always, "graph": round(GRAPH_SCALE * graph)}
     positions = step.num_clips * (lengths.prompt + step.num_labels)
     graph += _kept_by_projectors(ledger, request) + _kept_by_llm(ledger, stage, step, positions)
     given = {**transcribing.stages["prompt"], **always, "kv_cache": 0}
     passing = round(constants.scale * ledger.llm.pass_bytes(positions, torch_dtype(ledger.dtype)))
-    stages["training"] = {**given, "gradients": own, "graph": graph, "activations": passing}
+    held = round(GRAPH_SCALE * graph)
+    stages["training"] = {**given, "gradients": own, "graph": held, "activations": passing}
     # The parts of the loss have given their gradients, which are handed on to the parameters one by one.
     stages["update"] = {**given, "gradients": 2 * own, "activations": 0}
     return Memory(stages)
