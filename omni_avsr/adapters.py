@@ -33,6 +33,8 @@ from omni_avsr.types import Task
 
 SHARED = "shared"
 _PUBLISHED_STD = 0.02
+LORA = ".lora_"
+"""What the names of adapters' parameters have in them."""
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 PEFT_PREFIX = "base_model.model."
 """What stands before a module's name in peft's files."""
@@ -89,6 +91,13 @@ def add_adapters(
     # The new modules come in train mode; without this their dropout would be on inside a model in eval mode.
     model.train(model.training)
     return AdapterRouter(model, config)
+
+
+def narrow_adapters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep all adapters of ``model`` in ``dtype``, in place: enough to run them, too little for small steps."""
+    for name, parameter in model.named_parameters():
+        if LORA in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 class AdapterRouter:

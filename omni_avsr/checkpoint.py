@@ -23,7 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from omni_avsr.adapters import MergedRouter, adapter_names, load_adapter, parameter_name, save_adapter
+from omni_avsr.adapters import (
+    LORA,
+    MergedRouter,
+    adapter_names,
+    load_adapter,
+    narrow_adapters,
+    parameter_name,
+    save_adapter,
+)
 from omni_avsr.build import Merge, build_llm, build_model
 from omni_avsr.config import DType, ModelConfig, QuantizationChoice, from_mapping, to_mapping
 from omni_avsr.encoders.build import SpeechEncoder
@@ -43,7 +51,6 @@ FORMAT_VERSION = 1
 CONFIG, TRAINED, ADAPTERS = "config.json", "trained.safetensors", "adapters"
 PARTS = (CONFIG, CARD, TRAINED, ADAPTERS)
 """What a checkpoint folder holds."""
-_LORA = ".lora_"
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def save_checkpoint(
             f"{folder} is no checkpoint and holds {', '.join(taken)}, which would be replaced; choose another"
         )
     own = _own_names(model)
-    base = {name: value for name, value in trained.items() if name not in own and _LORA not in name}
+    base = {name: value for name, value in trained.items() if name not in own and LORA not in name}
     tensors = {name: value for name, value in model.state_dict().items() if name in own} | base
     stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     if bad := [name for name, value in stored.items() if not bool(value.isfinite().all())]:
@@ -201,6 +208,8 @@ def load_checkpoint(
 ) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
+    Beside quantised weights the LLM's adapters are in its dtype too, not in float32.
+
     Args:
         llm_dtype: another dtype for the LLM's base weights than they were trained with.
         quantization: of these weights, if another than they were trained with; "none" for floats.
@@ -235,6 +244,8 @@ def load_checkpoint(
         raise ValueError(f"{folder / ADAPTERS} holds the adapters {sorted(found)}, the model has {sorted(wanted)}")
     for name in sorted(wanted) if merged_task is None else ():
         load_adapter(model.llm, name, folder / ADAPTERS / name)
+    if config.llm.quantization is not None:  # 50 MiB less of the published size; such a model is there to be run
+        narrow_adapters(model.llm, getattr(torch, config.llm.dtype))
     return model.requires_grad_(False).eval()
 
 
@@ -286,7 +297,7 @@ def _own_names(model: OmniAVSR) -> set[str]:
 
 
 def _is_encoder_lora(name: str) -> bool:
-    return name.startswith("encoders.") and _LORA in name
+    return name.startswith("encoders.") and LORA in name
 
 
 def on_device(model: OmniAVSR, device: str) -> OmniAVSR:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from omni_avsr.adapters import ROUTES
 from omni_avsr.checkpoint import load_checkpoint, read_info, save_checkpoint
 from omni_avsr.config import ModelConfig, from_mapping
+from omni_avsr.edge.ledger import MemoryConstants, memory_ledger
+from omni_avsr.edge.request import Request
 from omni_avsr.llm import load_llm
 from omni_avsr.model import OmniAVSR
 from omni_avsr.quantization import Int8Embedding, Int8Linear, NF4Linear, Quantised
@@ -157,6 +160,20 @@ def test_a_checkpoint_of_floats_loads_quantised(dtype: Any, kind: Any, most: flo
     exact, found = (outputs(load_checkpoint(saved, dtype, q), tiny_batch())[0] for q in (None, kind))
     assert found == pytest.approx(exact, rel=most)
     assert found != exact
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_adapters_beside_quantised_weights_are_in_the_dtype_of_the_llm(kind: Any, saved: Path) -> None:
+    model = load_checkpoint(saved, "bfloat16", kind)
+    adapters = [value for name, value in model.named_parameters() if ".lora_" in name]
+    assert {value.dtype for value in adapters} == {torch.float32 if kind is None else torch.bfloat16}
+    config = replace(model.config, llm=replace(model.config.llm, quantization=None))
+    ledger = memory_ledger(shaped_model(config, 0, "meta", tiny_transformer().config.to_diff_dict()), "bfloat16", kind)
+    assert ledger.adapters_in_use == sum(value.nbytes for value in adapters)
+    nothing = MemoryConstants(libraries=0, overhead=0, scale=1.0)
+    stages = ledger.transcribing(Request(Task.AVSR, RATES, 3.0), nothing).stages
+    assert stages["tokens"]["adapters"] == ledger.adapters_in_use
+    assert stages["reading"]["adapters"] == 4 * sum(value.numel() for value in adapters)
 
 
 @pytest.mark.parametrize("kind", KINDS)

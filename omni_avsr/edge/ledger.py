@@ -95,7 +95,8 @@ class Memory:
 class MemoryLedger:
     """What a model takes, by ``memory_ledger``.
 
-    dtype: of the LLM's activations and of its weights that are not quantised. weights: bytes by part, with buffers.
+    dtype: of the LLM's activations and of its weights that are not quantised. weights: bytes by part, with buffers, as
+    they are read and trained.
     mapped: bytes of an encoder's file while it is brought to another dtype; stored: of the checkpoint's own tensors.
     """
 
@@ -112,6 +113,13 @@ class MemoryLedger:
         """What the LLM's weights are kept in."""
         return self.quantization or self.dtype
 
+    @property
+    def adapters_in_use(self) -> int:
+        """Bytes of all LoRA when nothing is trained: beside quantised weights, the LLM's is in its dtype."""
+        lora = [(name, value) for name, value in self.model.named_parameters() if _part(name) == "adapters"]
+        narrow = torch_dtype(self.dtype).itemsize if self.quantization is not None else FLOAT32
+        return sum(value.numel() * narrow if name.startswith("llm.") else value.nbytes for name, value in lora)
+
     def transcribing(self, request: Request, constants: MemoryConstants) -> Memory:
         """The memory of a process that loads the model and answers a request.
 
@@ -119,7 +127,7 @@ class MemoryLedger:
             ValueError: as of ``lengths_in``.
         """
         lengths = lengths_in(self.model, request)
-        held = self.held(constants)
+        held = self.held(constants) | {"adapters": self.adapters_in_use}
         stages = self.reading(constants)
         recordings = {m: request.batch_size * _recorded(m, int(n.max())) for m, n in lengths.inputs.items()}
         inputs = {m: request.batch_size * _prepared(m, int(n.max())) for m, n in lengths.inputs.items()}

@@ -57,7 +57,7 @@ def training_memory(ledger: MemoryLedger, stage: StageConfig, step: Step, consta
     task = max(stage.objective.tasks, key=lambda task: len(task.modalities))
     request = Request(task, step.rates, step.seconds, batch_size=step.num_clips)
     lengths, transcribing = lengths_in(model, request), ledger.transcribing(request, constants)
-    always: dict[Part, int] = {"optimizer": _MOMENTS * own}
+    always: dict[Part, int] = {"optimizer": _MOMENTS * own, "adapters": ledger.weights.get("adapters", 0)}
     stages = ledger.reading(constants)
     graph = 0
     for modality, samples in lengths.inputs.items():
