@@ -34,7 +34,7 @@ def test_every_part_runs_and_becomes_a_table(drafting: ModuleType, tmp_path: Pat
     bench = drafting.Bench(Scorer(model, clips, tuple(Task), ScoringConfig(), None, ()), clips)
     lines = {}
     for name, part in drafting.PARTS.items():
-        found = [{"dtype": "float32", "commit": "c", "date": "d", **line} for line in part.run(bench)]
+        found = [{"weights": "float32", "commit": "c", "date": "d", **line} for line in part.run(bench)]
         lines[name] = json.loads(json.dumps(found))
     assert {name: [len(line["clips"]) for line in found] for name, found in lines.items()} == {
         "single": [3, 3, 3],

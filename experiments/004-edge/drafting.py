@@ -25,10 +25,11 @@ from drafting_tables import Line, read_lines, summarize
 from torch import Tensor
 
 from omni_avsr.beams import shared_prompt
-from omni_avsr.checkpoint import load_checkpoint
+from omni_avsr.checkpoint import load_checkpoint, read_info
 from omni_avsr.config import DraftConfig, from_mapping
 from omni_avsr.data.config import DataConfig
 from omni_avsr.drafts import ctc_drafts
+from omni_avsr.edge.ledger import WEIGHT_FORMATS, WeightFormat, in_format
 from omni_avsr.files import write_atomically
 from omni_avsr.model import OmniAVSR
 from omni_avsr.provenance import commit, today
@@ -46,7 +47,6 @@ CHECKPOINT = HERE.parent / "001-grid-s1" / "checkpoint"
 SEED = 7
 """Places the noise."""
 RATES = (Rates(4, 2), Rates(16, 5))
-DTYPES = ("float32", "bfloat16")
 SNR_DB = (-5.0, 0.0, 5.0)
 RELAXED = ((Task.ASR, None), (Task.VSR, None), (Task.AVSR, None), (Task.ASR, 5.0), (Task.AVSR, 5.0))
 """Tasks and SNRs that thresholds are tried on."""
@@ -103,29 +103,30 @@ def main() -> None:
         if options.prepared is None or options.noise is None:
             parser.error("PREPARED and NOISE are needed to measure")
         options.results.mkdir(parents=True, exist_ok=True)
-        for dtype in DTYPES:
-            measure(options, dtype)
+        for weights in WEIGHT_FORMATS:
+            measure(options, weights)
     summarize({part: read_lines(options.results / f"drafting-{part}.jsonl") for part in PARTS}, options.results.parent)
 
 
 @torch.no_grad()
-def measure(options: argparse.Namespace, dtype: str) -> None:
-    parts = [part for part in options.only if dtype in PARTS[part].dtypes]
+def measure(options: argparse.Namespace, weights: WeightFormat) -> None:
+    parts = [part for part in options.only if weights in PARTS[part].formats]
     if not parts:
         return
     test_set = {"manifest": options.prepared / "grid" / "manifest.jsonl", "noisy": True}
     data = from_mapping(DataConfig, {"test_sets": {"grid": test_set}, "test_noise": options.noise / "babble_test.flac"})
     clips = data.read_test_set("grid")[: options.clips]
-    model = load_checkpoint(CHECKPOINT, dtype)  # type: ignore[arg-type]
+    dtype, quantization = in_format(weights, read_info(CHECKPOINT).model.llm)
+    model = load_checkpoint(CHECKPOINT, dtype, quantization or "none")
     scorer = Scorer(model, clips, tuple(Task), ScoringConfig(seed=SEED), data.read_test_noise("grid"), SNR_DB)
     bench = Bench(scorer, clips)
     model.write(bench.features(0), Task.AVSR, RATES[0], draft=DraftConfig())  # a warm-up
     for part in parts:
         path = options.results / f"drafting-{part}.jsonl"
-        before = [line for line in read_lines(path) if line["dtype"] != dtype]
+        before = [line for line in read_lines(path) if line["weights"] != weights]
         lines = []
         for values in PARTS[part].run(bench):
-            lines.append({"part": part, "dtype": dtype, "commit": commit(), "date": today(), "seed": SEED, **values})
+            lines.append({"part": part, "weights": weights, "commit": commit(), "date": today(), "seed": SEED, **values})
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*before, *lines]))
             log.info("%s: %s", part, {key: value for key, value in lines[-1].items() if key != "clips"})
 
@@ -324,12 +325,12 @@ def nothing_shared(*_: Any) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Part:
     run: Callable[[Bench], Iterator[Line]]
-    dtypes: Sequence[str] = DTYPES[:1]
+    formats: Sequence[WeightFormat] = WEIGHT_FORMATS[:1]
 
 
 PARTS: Mapping[str, Part] = {
-    "single": Part(single, DTYPES),
-    "noisy": Part(noisy, DTYPES),
+    "single": Part(single, WEIGHT_FORMATS),
+    "noisy": Part(noisy, WEIGHT_FORMATS),
     "relaxed": Part(relaxed),
     "joined": Part(joined),
     "beams": Part(beams),

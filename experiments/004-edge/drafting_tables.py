@@ -88,7 +88,7 @@ def single_row(line: Line) -> list[str]:
     ms = times(line)
     after = [ms[name] - ms["prefill"] for name in ("greedy", "drafted")]
     return [
-        *(line["dtype"], line["task"].upper(), line["rates"], str(len(line["clips"]))),
+        *(line["weights"], line["task"].upper(), line["rates"], str(len(line["clips"]))),
         *(f"{passes[0]:.2f}", f"{passes[1]:.2f}", f"{passes[0] / passes[1]:.1f}"),
         *(f"{ms['prefill']:.0f}", f"{after[0]:.0f}", f"{after[1]:.0f}", f"{after[0] / after[1]:.1f}"),
         *(f"{ms['greedy']:.0f}", f"{ms['drafted']:.0f}", f"{ms['greedy'] / ms['drafted']:.1f}"),
@@ -101,7 +101,7 @@ def noisy_row(line: Line) -> list[str]:
     both = [min(c["audio_passes"], c["video_passes"]) for c in line["clips"] if "audio_passes" in c]
     streams = [f"{mean(line, name):.2f}" for name in ("audio_passes", "video_passes")] if both else ["", ""]
     return [
-        *(line["dtype"], line["task"].upper(), level(line), str(len(line["clips"])), error_rate(line)),
+        *(line["weights"], line["task"].upper(), level(line), str(len(line["clips"])), error_rate(line)),
         *(f"{mean(line, 'greedy_passes'):.2f}", f"{mean(line, 'passes'):.2f}", *streams),
         *(f"{np.mean(both):.2f}" if both else "", differing(line)),
     ]
@@ -134,7 +134,7 @@ def beams_row(line: Line) -> list[str]:
 
 def plot_times(path: Path, lines: Sequence[Line]) -> None:
     """Milliseconds of a clip, greedy (left bar) and drafted, of the prefill and after it."""
-    chosen = [line for line in lines if line["dtype"] == "float32"]
+    chosen = [line for line in lines if line["weights"] == "float32"]
     figure, axes = new_figure("")
     for place, line in enumerate(chosen):
         ms = times(line)
