@@ -53,12 +53,16 @@ def adapter_names(config: AdapterConfig, tasks: Sequence[Task] = tuple(Task)) ->
 
 
 def add_adapters(
-    model: nn.Module, config: AdapterConfig, generator: torch.Generator, tasks: Sequence[Task] = tuple(Task)
+    model: nn.Module,
+    config: AdapterConfig,
+    generator: torch.Generator,
+    tasks: Sequence[Task] = tuple(Task),
+    dtype: torch.dtype = torch.float32,
 ) -> AdapterRouter:
     """Put the adapters that ``tasks`` need on ``model`` in place, and return their router.
 
     All weights of ``model`` are frozen; all adapters are trainable, and in float32 whatever the dtype of the model,
-    since small steps vanish in bfloat16. B starts at zero and A uniform as in peft (or both normal, as ``config.init``
+    since small steps vanish in bfloat16; another ``dtype`` is for adapters that only run. B starts at zero and A uniform as in peft (or both normal, as ``config.init``
     says), drawn from ``generator`` (on the CPU) alone, so a seed gives the same adapters on every device. The scaling
     is ``alpha / rank``.
 
@@ -75,29 +79,22 @@ def add_adapters(
     settings |= {"target_modules": list(config.target_modules), "task_type": "CAUSAL_LM"}
     with torch.random.fork_rng(devices=[]):
         # One config object per adapter, since peft writes into it.
-        tuner = LoraModel(model, {name: LoraConfig(**settings) for name in names}, names[0])
+        # On the meta device, or their memory would come and go before they have a value.
+        tuner = LoraModel(model, {name: LoraConfig(**settings) for name in names}, names[0], low_cpu_mem_usage=True)
         for name in names[1:]:
-            tuner.inject_adapter(model, name)
+            tuner.inject_adapter(model, name, low_cpu_mem_usage=True)
     model.requires_grad_(False)
     for name in names:
-        for key, parameter in adapter_parameters(model, name).items():
-            start = torch.zeros(parameter.shape)
+        for key, (layer, device) in _adapter_layers(model, name).items():
+            start = torch.zeros(layer.weight.shape)
             if config.init == "normal":
                 nn.init.normal_(start, std=_PUBLISHED_STD, generator=generator)
             elif ".lora_A." in key:
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-            parameter.data = start.to(parameter.device)
-            parameter.requires_grad_(True)
+            layer.weight = nn.Parameter(start.to(device, dtype))
     # The new modules come in train mode; without this their dropout would be on inside a model in eval mode.
     model.train(model.training)
     return AdapterRouter(model, config)
-
-
-def narrow_adapters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep all adapters of ``model`` in ``dtype``, in place: enough to run them, too little for small steps."""
-    for name, parameter in model.named_parameters():
-        if LORA in name:
-            parameter.data = parameter.data.to(dtype)
 
 
 class AdapterRouter:
@@ -201,15 +198,20 @@ class _CheckpointedForward:
 
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """Adapter ``name``'s parameters by module, under the keys of peft's files. ValueError when there is no such one."""
-    parameters = {
-        f"{PEFT_PREFIX}{module_name}.{part}.weight": getattr(module, part)[name].weight
+    parameters = {key: layer.weight for key, (layer, _) in _adapter_layers(model, name).items()}
+    if not parameters:
+        raise ValueError(f"the model has no adapter {name!r}")
+    return parameters
+
+
+def _adapter_layers(model: nn.Module, name: str) -> dict[str, tuple[nn.Linear, torch.device]]:
+    """Adapter ``name``'s layers by key, each with the device of the layer that it stands upon."""
+    return {
+        f"{PEFT_PREFIX}{module_name}.{part}.weight": (getattr(module, part)[name], module.base_layer.weight.device)
         for module_name, module in model.named_modules()
         if isinstance(module, LoraLayer) and name in module.lora_A
         for part in ("lora_A", "lora_B")
     }
-    if not parameters:
-        raise ValueError(f"the model has no adapter {name!r}")
-    return parameters
 
 
 def parameter_name(key: str, adapter: str) -> str:

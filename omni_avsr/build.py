@@ -55,12 +55,14 @@ def build_model(
     seed: int,
     merge: Merge | None = None,
     encoders: Mapping[Modality, SpeechEncoder] | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> OmniAVSR:
     """Build the whole model: base weights as ``config`` names them, new parts random after ``seed``.
 
     Args:
         merge: what the LLM's weights hold instead of adapters; the model then does this task alone.
         encoders: in place of those that ``config`` describes.
+        adapter_dtype: of the LLM's adapters; another one than float32 is for models that only run.
 
     Raises:
         ValueError: base weights cannot be found or are not the ones that the config pins.
@@ -68,7 +70,7 @@ def build_model(
     if encoders is None:
         encoders = _encoders(config, seed, tuple(Modality))
     llm = build_llm(config, merge)
-    return assemble_model(config, llm, encoders, seed, None if merge is None else merge.task)
+    return assemble_model(config, llm, encoders, seed, None if merge is None else merge.task, adapter_dtype)
 
 
 def build_llm(config: ModelConfig, merge: Merge | None = None) -> LLM:
@@ -87,6 +89,7 @@ def assemble_model(
     encoders: Mapping[Modality, SpeechEncoder],
     seed: int,
     merged_task: Task | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> OmniAVSR:
     """The whole model from an LLM and encoders that are there already; new parts random after ``seed``.
 
@@ -107,7 +110,7 @@ def assemble_model(
         }
         generator = torch.Generator().manual_seed(seed)
         if merged_task is None:
-            router = add_adapters(llm.model, config.adapters, generator, config.tasks)
+            router = add_adapters(llm.model, config.adapters, generator, config.tasks, adapter_dtype)
         else:
             router = MergedRouter(llm.model, config.adapters, merged_task)
         model = OmniAVSR(config, llm, router, encoders, projectors)

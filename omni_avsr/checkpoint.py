@@ -28,7 +28,6 @@ from omni_avsr.adapters import (
     MergedRouter,
     adapter_names,
     load_adapter,
-    narrow_adapters,
     parameter_name,
     save_adapter,
 )
@@ -229,7 +228,9 @@ def load_checkpoint(
         _check_frozen(folder, info)
     merge = None if merged_task is None else _merge(folder, info, merged_task)
     exported = None if encoders is None else _exported_encoders(encoders, folder, config)
-    model = build_model(config, 0, merge, exported)
+    # 50 MiB less of the published size; a model that is loaded is there to be run.
+    narrow = getattr(torch, config.llm.dtype) if config.llm.quantization is not None else torch.float32
+    model = build_model(config, 0, merge, exported, narrow)
     elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())
     expected = _own_names(model) | {name for name in info.trained_base if not name.startswith(elsewhere)}
     state = _read_tensors(folder / TRAINED, but=elsewhere)
@@ -244,8 +245,6 @@ def load_checkpoint(
         raise ValueError(f"{folder / ADAPTERS} holds the adapters {sorted(found)}, the model has {sorted(wanted)}")
     for name in sorted(wanted) if merged_task is None else ():
         load_adapter(model.llm, name, folder / ADAPTERS / name)
-    if config.llm.quantization is not None:  # 50 MiB less of the published size; such a model is there to be run
-        narrow_adapters(model.llm, getattr(torch, config.llm.dtype))
     return model.requires_grad_(False).eval()
 
 

@@ -126,7 +126,9 @@ def measure(options: argparse.Namespace, weights: WeightFormat) -> None:
         before = [line for line in read_lines(path) if line["weights"] != weights]
         lines = []
         for values in PARTS[part].run(bench):
-            lines.append({"part": part, "weights": weights, "commit": commit(), "date": today(), "seed": SEED, **values})
+            lines.append(
+                {"part": part, "weights": weights, "commit": commit(), "date": today(), "seed": SEED, **values}
+            )
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*before, *lines]))
             log.info("%s: %s", part, {key: value for key, value in lines[-1].items() if key != "clips"})
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from omni_avsr.checkpoint import changed_llm, read_info
 from omni_avsr.config import DraftConfig, QuantizationChoice, from_mapping
+from omni_avsr.edge.allocator import return_large_blocks
 from omni_avsr.edge.budget import memory_gib, process_bytes
 from omni_avsr.edge.device import DEFAULT, read_device
 from omni_avsr.edge.elastic import ElasticOptions, check_room
@@ -32,6 +33,7 @@ def main() -> None:
     """Exits with 1 when a file could not be transcribed, after all others were; with 2 on bad arguments."""
     options = parser().parse_args()
     errors = Console(stderr=True, highlight=False)
+    return_large_blocks()
     try:
         _check(options)
         elastic = _elastic(options)

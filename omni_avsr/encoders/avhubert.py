@@ -18,7 +18,7 @@ from omni_avsr.types import Features
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
 BLOCKS_PER_STAGE = 2
-FRAMES_AT_ONCE = 64
+FRAMES_AT_ONCE = 32
 """Frames that pass through the ResNet together: enough to keep a CPU's vector units busy, few enough for its caches."""
 
 
