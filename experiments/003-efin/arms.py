@@ -29,7 +29,7 @@ NUM_CHEAP = 4
 """Points that all seeds have before any has the dearer ones."""
 ENCODER_STEPS = {Task.ASR: 50, Task.VSR: 600}
 """EFIN's first stage."""
-OTHER_ENCODER_STEPS = {Task.ASR: (15, 200), Task.VSR: (300, 1200)}
+OTHER_ENCODER_STEPS = {Task.ASR: (15, 200), Task.VSR: ()}
 PROJECTOR_STEPS = 20
 """Of a projector stage that is not the last."""
 SNR_DB = 5.0
