@@ -177,6 +177,22 @@ def test_half_the_compute_for_the_same_errors_is_found(scripts: dict[str, Module
     assert back.share[0] == pytest.approx(2.0)
 
 
+def test_seeds_are_drawn_with_all_their_points(scripts: dict[str, ModuleType]) -> None:
+    """Two seeds, of which the second has no last point."""
+    curves = scripts["curves"]
+    errors = np.array([[[4.0, 0.0], [8.0, 2.0]], [[2.0, 2.0], [np.nan, np.nan]]])
+    lengths = np.where(np.isnan(errors), np.nan, 10.0)
+    curve = curves.Curve("efin", np.array([1.0, 2.0]), errors, lengths)
+    assert curve.rates().tolist() == pytest.approx([14 / 40, 4 / 20])
+    both, second = np.array([1.0, 1.0]), np.array([0.0, 2.0])
+    first_clip = np.array([2.0, 0.0])
+    found = curve.rates(curves.Draws(np.array([both, first_clip]), np.array([second, second])))
+    assert found.tolist() == [pytest.approx([10 / 20, 4 / 20]), pytest.approx([8 / 10, 2 / 10])]
+    same = curves.Curve("joint", curve.flops, errors[:, :1], lengths[:, :1])
+    wide = curves.compare(same, curve).reductions[1.0][1]
+    assert wide.high - wide.low > 0.4
+
+
 def test_an_error_that_is_never_reached_has_no_share(scripts: dict[str, ModuleType]) -> None:
     flops, rates = np.array([1.0, 2.0, 4.0]), np.array([0.4, 0.2, 0.3])
     compute_for = scripts["curves"].compute_for

@@ -77,22 +77,39 @@ def choose_scales(lines: Iterable[Line]) -> dict[tuple[str, Task], float]:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One strategy on one task: flops [points], rising; errors, lengths [points, clips], means over seeds.
+class Draws:
+    """Bootstrap samples: how often each clip is drawn [draws, clips], and each seed of a strategy [draws, seeds]."""
 
-    seeds: how many each point has.
-    """
+    clips: np.ndarray
+    seeds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One strategy on one task: flops [points], rising; errors, lengths [points, seeds, clips], NaN where none ran."""
 
     strategy: str
     flops: np.ndarray
     errors: np.ndarray
     lengths: np.ndarray
-    seeds: tuple[int, ...]
 
-    def rates(self, times_drawn: np.ndarray | None = None) -> np.ndarray:
-        """[points]: error rates, or [draws, points] where clips are drawn [draws, clips] so many times."""
-        drawn = np.ones(self.errors.shape[1]) if times_drawn is None else times_drawn
-        return np.maximum(drawn @ self.errors.T, MIN_ERRORS) / (drawn @ self.lengths.T)
+    def rates(self, draws: Draws | None = None) -> np.ndarray:
+        """[points]: error rates of all clips and seeds, or [draws, points].
+
+        Seeds weigh the same. A run's points are drawn together; a point that lacks all seeds of a draw keeps its own.
+        """
+        ran = ~np.isnan(self.errors[..., 0])
+        one = np.ones(1)
+        clips, seeds = (one, one) if draws is None else (draws.clips, draws.seeds)
+        clips, seeds = np.broadcast_to(clips, (*clips.shape[:-1], self.errors.shape[2])), np.atleast_2d(seeds)
+        weights = seeds[:, None, :] * ran  # [draws, points, seeds]
+        weights = np.where(weights.any(axis=2, keepdims=True), weights, ran)
+        errors, lengths = (
+            np.einsum("dps,psc,dc->dp", weights, np.nan_to_num(values), np.atleast_2d(clips))
+            for values in (self.errors, self.lengths)
+        )
+        rates = np.maximum(errors, MIN_ERRORS) / lengths
+        return rates[0] if draws is None else rates
 
 
 def chosen_lines(
@@ -116,16 +133,17 @@ def label_of(line: Line) -> str:
 
 def make_curves(lines: Sequence[Line], split: str, level: float | None, unit: Unit) -> dict[str, Curve]:
     """A curve for each label in ``lines``, which are of one task."""
-    groups: dict[str, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[tuple[int, int], Line]] = defaultdict(dict)
     for line in lines:
-        groups[label_of(line)][line["steps"]].append(line)
+        groups[label_of(line)][line["steps"], line["seed"]] = line
     curves = {}
-    for strategy, by_steps in groups.items():
-        rows = [by_steps[steps] for steps in sorted(by_steps)]
-        counts = [np.mean([clip_errors(line, split, level, unit) for line in row], axis=0) for row in rows]
-        flops = np.array([np.mean([flops_of(line) for line in row]) for row in rows])
-        errors, lengths = (np.array([count[:, column] for count in counts]) for column in (0, 1))
-        curves[strategy] = Curve(strategy, flops, errors, lengths, tuple(map(len, rows)))
+    for strategy, cells in groups.items():
+        steps, seeds = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+        found = {key: clip_errors(line, split, level, unit) for key, line in cells.items()}
+        nothing = np.full_like(next(iter(found.values())), np.nan)
+        table = np.array([[found.get((step, seed), nothing) for seed in seeds] for step in steps])
+        flops = [np.mean([flops_of(line) for key, line in cells.items() if key[0] == step]) for step in steps]
+        curves[strategy] = Curve(strategy, np.array(flops), table[..., 0], table[..., 1])
     return curves
 
 
@@ -155,7 +173,7 @@ def compute_for(rate: float, curve_flops: np.ndarray, rates: np.ndarray) -> floa
 
 @dataclass(frozen=True)
 class Comparison:
-    """One strategy against another on the same test clips, with intervals over clips (not over seeds).
+    """One strategy against another on the same test clips, with intervals over clips and over each one's seeds.
 
     reductions: by FLOPs, at the other's points that the strategy's curve spans: 1 - error / error.
     share: FLOPs for the other's best error over what the other needs for it; inf where it is never reached, an upper
@@ -171,9 +189,9 @@ class Comparison:
 
 def compare(one: Curve, other: Curve) -> Comparison:
     generator = np.random.default_rng(DRAW_SEED)
-    num_clips = one.errors.shape[1]
-    drawn = generator.multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=NUM_DRAWS).astype(np.float64)
-    pairs = list(zip(one.rates(drawn), other.rates(drawn), strict=True))
+    clips = _drawn(one.errors.shape[2], generator)
+    draws = [Draws(clips, _drawn(curve.errors.shape[1], generator)) for curve in (one, other)]
+    pairs = list(zip(one.rates(draws[0]), other.rates(draws[1]), strict=True))
     own, others = one.rates(), other.rates()
     reductions = {}
     for budget in other.flops[(other.flops >= one.flops[0]) & (other.flops <= one.flops[-1])].tolist():
@@ -184,6 +202,11 @@ def compare(one: Curve, other: Curve) -> Comparison:
     return Comparison(
         one.strategy, other.strategy, reductions, (_share(one, own, other, others), _interval(samples)), bound
     )
+
+
+def _drawn(number: int, generator: np.random.Generator) -> np.ndarray:
+    """[draws, number]: how often each of ``number`` is drawn."""
+    return generator.multinomial(number, np.full(number, 1 / number), size=NUM_DRAWS).astype(np.float64)
 
 
 def _reduction(budget: float, one: Curve, own: np.ndarray, other: Curve, others: np.ndarray) -> float:
