@@ -62,9 +62,9 @@ def add_adapters(
     """Put the adapters that ``tasks`` need on ``model`` in place, and return their router.
 
     All weights of ``model`` are frozen; all adapters are trainable, and in float32 whatever the dtype of the model,
-    since small steps vanish in bfloat16; another ``dtype`` is for adapters that only run. B starts at zero and A uniform as in peft (or both normal, as ``config.init``
-    says), drawn from ``generator`` (on the CPU) alone, so a seed gives the same adapters on every device. The scaling
-    is ``alpha / rank``.
+    since small steps vanish in bfloat16; another ``dtype`` is for adapters that only run. B starts at zero and A
+    uniform as in peft (or both normal, as ``config.init`` says), drawn from ``generator`` (on the CPU) alone, so a seed
+    gives the same adapters on every device. The scaling is ``alpha / rank``.
 
     Raises:
         ValueError: when ``model`` has adapters already, or no module of a name in ``target_modules``.

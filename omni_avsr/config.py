@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from omni_avsr.types import Modality, Rates, Task
@@ -172,9 +172,48 @@ class ProjectorConfig:
     hidden_dim: Positive = 1024
     layer_norm: bool | dict[Modality, bool] = True
     sharing: Literal["per_rate", "shared"] = "per_rate"
+    kind: Literal["mlp"] = "mlp"
 
     def has_layer_norm(self, modality: Modality) -> bool:
         return self.layer_norm if isinstance(self.layer_norm, bool) else self.layer_norm[modality]
+
+
+@dataclass(frozen=True, config=STRICT)
+class BridgeFormerConfig:
+    """Tiny-Align's projector (section 2): MLP, transformer without positions, pooling to ``num_tokens``, MLP.
+
+    The parts and their order are the paper's; it states no size, so all numbers are ours, and so are the layer norm at
+    the end, which gives tokens the spread of the LLM's embeddings, and ``sharing`` over rates. ``num_tokens`` is the
+    paper's T: so many vectors for every clip, however long. Null, ours, leaves out the pooling.
+    """
+
+    kind: Literal["bridgeformer"] = "bridgeformer"
+    hidden_dim: Positive = 768
+    num_layers: Positive = 2
+    num_heads: Positive = 8
+    ffn_dim: Positive = 1536
+    dropout: Probability = 0.0
+    num_tokens: Positive | None = 16
+    layer_norm: bool = True
+    sharing: Literal["per_rate", "shared"] = "per_rate"
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}")
+
+    def has_layer_norm(self, modality: Modality) -> bool:
+        return self.layer_norm
+
+
+def _projector_kind(value: Any) -> Any:
+    return value.get("kind", "mlp") if isinstance(value, Mapping) else value.kind
+
+
+AnyProjectorConfig = Annotated[
+    Annotated[ProjectorConfig, Tag("mlp")] | Annotated[BridgeFormerConfig, Tag("bridgeformer")],
+    Discriminator(_projector_kind),
+]
+"""Checkpoints of before there were two have no kind: an MLP."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -288,7 +327,7 @@ class ModelConfig:
     audio_encoder: EncoderConfig | None = None
     video_encoder: EncoderConfig | None = None
     compression: CompressionConfig = field(default_factory=CompressionConfig)
-    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    projector: AnyProjectorConfig = field(default_factory=ProjectorConfig)
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
     markers: MarkerConfig = field(default_factory=MarkerConfig)
     prompts: dict[Task, str] = field(default_factory=lambda: dict(PUBLISHED_PROMPTS))

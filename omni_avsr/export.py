@@ -36,7 +36,7 @@ from omni_avsr.encoders.lora import merge_lora
 from omni_avsr.features import MOUTH_CROP, SAMPLE_RATE, VIDEO_FPS
 from omni_avsr.files import replacing_folder
 from omni_avsr.model import OmniAVSR
-from omni_avsr.projector import MLPProjector, ModalityProjector
+from omni_avsr.projector import AnyProjector, ModalityProjector
 from omni_avsr.provenance import commit, today
 from omni_avsr.types import Features, Modality
 
@@ -171,14 +171,14 @@ class _Head(nn.Module):
 class _Tokens(nn.Module):
     """Features of one clip [1, T, D] -> tokens of the LLM [1, N, H]."""
 
-    def __init__(self, projector: MLPProjector, rate: int, config: CompressionConfig) -> None:
+    def __init__(self, projector: AnyProjector, rate: int, config: CompressionConfig) -> None:
         super().__init__()
         self.projector, self.rate, self.config = projector, rate, config
 
     def forward(self, features: Tensor) -> Tensor:
         joined = join_windows(Features.whole(features), self.rate, self.config)
-        tokens: Tensor = self.projector(joined.values)
-        return tokens
+        tokens: Features = self.projector(joined)
+        return tokens.values
 
 
 def _noise(front: Front, modality: Modality) -> list[Tensor]:

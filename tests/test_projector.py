@@ -6,16 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from omni_avsr.config import CompressionConfig, ProjectorConfig
-from omni_avsr.projector import MLPProjector, ModalityProjector
+from omni_avsr.config import (
+    AnyProjectorConfig,
+    BridgeFormerConfig,
+    CompressionConfig,
+    ModelConfig,
+    ProjectorConfig,
+    from_mapping,
+    to_mapping,
+)
+from omni_avsr.projector import MLPProjector, ModalityProjector, pool
 from omni_avsr.types import Features, Modality
 
 DIM, HIDDEN, LLM_DIM, STD = 6, 10, 12, 0.03
 CONFIG = ProjectorConfig(hidden_dim=HIDDEN)
+BRIDGE = BridgeFormerConfig(hidden_dim=8, num_layers=2, num_heads=2, ffn_dim=16, num_tokens=4)
 AVERAGE = CompressionConfig(audio_rates=(4, 16), video_rates=(2, 5))
 
 
-def projector(config: ProjectorConfig = CONFIG, compression: CompressionConfig = AVERAGE) -> ModalityProjector:
+def projector(config: AnyProjectorConfig = CONFIG, compression: CompressionConfig = AVERAGE) -> ModalityProjector:
     torch.manual_seed(0)
     return ModalityProjector(Modality.AUDIO, DIM, LLM_DIM, STD, config, compression)
 
@@ -79,21 +88,57 @@ def test_stacking_cannot_share_one_projector_over_several_rates() -> None:
     assert single(features(3, dim=4 * DIM), 4).values.shape == (1, 3, LLM_DIM)
 
 
-def test_zeros_stand_behind_each_length_and_batch_equals_singles() -> None:
-    made = projector()
+@pytest.mark.parametrize(
+    ("config", "lengths"), [(CONFIG, [5, 2, 3]), (BRIDGE, [4, 4, 4]), (replace(BRIDGE, num_tokens=None), [5, 2, 3])]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_zeros_stand_behind_each_length_and_batch_equals_singles(
+    config: AnyProjectorConfig, lengths: list[int], training: bool
+) -> None:
+    made = projector(config).train(training)
     inputs = features(5, 2, 3)
     tokens = made(inputs, 4)
-    assert tokens.lengths.tolist() == [5, 2, 3]
+    assert tokens.lengths.tolist() == lengths == made.of_rate(4).num_tokens(inputs.lengths).tolist()
     assert not tokens.values[~tokens.mask()].any()
     for row, length in enumerate(inputs.lengths.tolist()):
         alone = made(Features(inputs.values[row : row + 1, :length], inputs.lengths[row : row + 1]), 4)
-        torch.testing.assert_close(tokens.values[row, :length], alone.values[0])
+        torch.testing.assert_close(tokens.values[row, : lengths[row]], alone.values[0])
 
 
 @pytest.mark.parametrize("scale", [0.01, 30.0])
-def test_tokens_start_with_the_spread_of_the_llms_embeddings(scale: float) -> None:
+@pytest.mark.parametrize("config", [ProjectorConfig(hidden_dim=64), BridgeFormerConfig(hidden_dim=64, num_heads=2)])
+def test_tokens_start_with_the_spread_of_the_llms_embeddings(config: AnyProjectorConfig, scale: float) -> None:
     torch.manual_seed(0)
-    made = ModalityProjector(Modality.AUDIO, 32, 256, STD, ProjectorConfig(hidden_dim=64), AVERAGE)
+    made = ModalityProjector(Modality.AUDIO, 32, 256, STD, config, AVERAGE)
     tokens = made(Features(scale * torch.randn(4, 8, 32), torch.full((4,), 8)), 4).values
     assert tokens.std().item() == pytest.approx(STD, rel=0.02)
     assert tokens.mean().item() == pytest.approx(0, abs=STD / 20)
+
+
+def test_pooling_is_torchs_adaptive_one_on_each_row_alone() -> None:
+    rows = features(7, 2, 3, 4)
+    pooled = pool(rows, 3)
+    for row, length in enumerate(rows.lengths.tolist()):
+        expected = nn.functional.adaptive_avg_pool1d(rows.values[row, :length].T[None], 3)[0].T
+        torch.testing.assert_close(pooled[row], expected)
+
+
+def test_bridgeformer_has_no_positions_before_it_pools() -> None:
+    made = projector(replace(BRIDGE, num_tokens=None)).eval()
+    inputs, order = features(6), torch.tensor([3, 1, 5, 0, 4, 2])
+    moved = Features(inputs.values[:, order], inputs.lengths)
+    torch.testing.assert_close(made(moved, 4).values, made(inputs, 4).values[:, order])
+
+
+def test_settings_say_which_projector_and_old_ones_mean_an_mlp() -> None:
+    model = {"llm": {"weights": "tiny"}, "audio_encoder": {"kind": "compact_audio"}}
+    old = from_mapping(ModelConfig, model | {"projector": {"hidden_dim": 5}})
+    assert old.projector == ProjectorConfig(5)
+    assert to_mapping(old)["projector"]["kind"] == "mlp"
+    new = from_mapping(ModelConfig, model | {"projector": {"kind": "bridgeformer", "num_tokens": 5}})
+    assert new.projector == BridgeFormerConfig(num_tokens=5)
+    assert from_mapping(ModelConfig, to_mapping(new)) == new
+    with pytest.raises(ValueError, match="num_tokens"):
+        from_mapping(ModelConfig, model | {"projector": {"num_tokens": 5}})
+    with pytest.raises(ValueError, match="hidden_dim 10 must be a multiple of num_heads 4"):
+        from_mapping(ModelConfig, model | {"projector": {"kind": "bridgeformer", "hidden_dim": 10, "num_heads": 4}})

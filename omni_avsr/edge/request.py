@@ -13,6 +13,7 @@ from omni_avsr.encoders.access import encoder_of, max_seconds
 from omni_avsr.features import SAMPLE_RATE, VIDEO_FPS
 from omni_avsr.flops.encoders import encoder_cost
 from omni_avsr.model import OmniAVSR
+from omni_avsr.projector import ModalityProjector
 from omni_avsr.sequence import prefix_ids
 from omni_avsr.types import Modality, Rates, Task
 
@@ -64,5 +65,7 @@ def lengths_in(model: OmniAVSR, request: Request) -> Lengths:
         inputs[modality] = torch.full((request.batch_size,), samples)
         found = encoder_cost(encoder_of(model, modality)).num_features(inputs[modality])
         features[modality] = int(found.max())
-        tokens[modality] = int(num_tokens(found, request.rates.of(modality), compression).max())
+        rate, projector = request.rates.of(modality), model.projectors[modality]
+        assert isinstance(projector, ModalityProjector)
+        tokens[modality] = int(projector.of_rate(rate).num_tokens(num_tokens(found, rate, compression)).max())
     return Lengths(inputs, features, len(prefix_ids(request.task, tokens, model.text_ids)))

@@ -20,6 +20,7 @@ from omni_avsr.flops.decoders import (
     whisper_decoder_tape,
 )
 from omni_avsr.flops.encoders import STEPS, EncoderCost, encoder_cost, padded_sizes
+from omni_avsr.flops.projectors import ProjectorCost, projector_cost
 from omni_avsr.flops.tape import Flops, Tape
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.ctc import CTCObjective
@@ -27,7 +28,7 @@ from omni_avsr.objectives.decoder import DecoderObjective
 from omni_avsr.objectives.embed_link import EmbedLinkObjective
 from omni_avsr.objectives.frame_targets import AudioCTCFrameTargets, WordFrameTargets
 from omni_avsr.objectives.recognition import RecognitionObjective
-from omni_avsr.projector import ModalityProjector
+from omni_avsr.projector import AnyProjector, ModalityProjector
 from omni_avsr.sequence import prefix_ids
 from omni_avsr.types import Modality, Rates, Task, Workload
 
@@ -135,7 +136,7 @@ class FrontEnd:
     """What stands before the LLM: encoders, and by rate projectors."""
 
     encoders: Mapping[Modality, EncoderCost]
-    projectors: Mapping[Modality, Mapping[int, Tape]]
+    projectors: Mapping[Modality, Mapping[int, ProjectorCost]]
     num_tokens: Callable[[Tensor, int], Tensor]
     attends_padding: bool
 
@@ -155,8 +156,7 @@ class FrontEnd:
     def project(self, modality: Modality, features: Tensor, rates: Rates) -> tuple[Flops, Tensor]:
         """What a projector costs, and how many tokens each clip has."""
         rate = rates.of(modality)
-        tokens = self.num_tokens(features, rate)
-        return self.projectors[modality][rate].flops(padded_sizes(tokens)), tokens
+        return self.projectors[modality][rate].of(self.num_tokens(features, rate))
 
 
 def _front_end(model: OmniAVSR) -> FrontEnd:
@@ -165,7 +165,8 @@ def _front_end(model: OmniAVSR) -> FrontEnd:
         encoders,
         {
             modality: {
-                rate: _projector(model, modality, rate, encoder.gradient) for rate in compression.rates_of(modality)
+                rate: projector_cost(_of_rate(model, modality, rate), encoder.gradient)
+                for rate in compression.rates_of(modality)
             }
             for modality, encoder in encoders.items()
         },
@@ -174,13 +175,10 @@ def _front_end(model: OmniAVSR) -> FrontEnd:
     )
 
 
-def _projector(model: OmniAVSR, modality: Modality, rate: int, gradient: bool) -> Tape:
-    projector, tape = model.projectors[modality], Tape()
+def _of_rate(model: OmniAVSR, modality: Modality, rate: int) -> AnyProjector:
+    projector = model.projectors[modality]
     assert isinstance(projector, ModalityProjector)
-    for layer in projector.of_rate(rate).layers:
-        if isinstance(layer, nn.Linear):
-            gradient = tape.matrix("projector", STEPS, layer, gradient)
-    return tape
+    return projector.of_rate(rate)
 
 
 @dataclass(frozen=True)

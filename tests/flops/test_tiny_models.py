@@ -185,6 +185,26 @@ def test_stages_without_the_llm(folder: Path, batch: Batch, objective: dict[str,
     assert "llm" not in found.parts
 
 
+@pytest.mark.parametrize("num_tokens", [None, 5])
+@pytest.mark.parametrize(
+    "trainable", [PROJECTOR, ["projectors.*.narrow.*"], ["encoders.*"]], ids=["all", "top", "below"]
+)
+def test_bridgeformer(folder: Path, batch: Batch, trainable: list[str], num_tokens: int | None) -> None:
+    values = model_values(folder)
+    values["projector"] = {
+        "kind": "bridgeformer",
+        "hidden_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ffn_dim": 24,
+        "num_tokens": num_tokens,
+    }
+    model = built(values)
+    model.projectors.train()  # in evaluation mode torch runs layers as one kernel, which its counter does not know
+    found, expected, _ = step(model, batch, RECOGNITION, trainable)
+    check(found, expected)
+
+
 @pytest.mark.parametrize("context", ["full", "trimmed"])
 @pytest.mark.parametrize("trainable", [["encoders.audio.*"], ["encoders.audio.encoder.encoder.layer_norm*"]])
 def test_whispers_own_decoder(folder: Path, batch: Batch, context: str, trainable: list[str]) -> None:
