@@ -26,8 +26,8 @@ _COLORS = {
     Task.VSR: ("#D55E00", "#E69F00"),
     Task.AVSR: ("#009E73", "#00563F", "#CC79A7", "#7A3B69"),
 }
-CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _DASHES: tuple[Any, ...] = ("-", "--", (0, (1, 1.2)), "-.")
 
 
@@ -54,7 +54,7 @@ def plot_wer_against_tokens(
             points.sort(key=lambda s: _tokens_per_second(s.setting, frame_rates))
             x = [_tokens_per_second(s.setting, frame_rates) for s in points]
             _errorbar(
-                axes, x, points, color=_COLORS[task][0], marker=_MARKERS[list(Task).index(task)], label=task.upper()
+                axes, x, points, color=_COLORS[task][0], marker=MARKERS[list(Task).index(task)], label=task.upper()
             )
             for at, point in zip(x, points, strict=True):
                 offset = {"textcoords": "offset points", "xytext": (5, 5), "fontsize": 8, "color": _COLORS[task][0]}
@@ -93,7 +93,7 @@ def plot_wer_against_snr(path: Path, scores: Iterable[Score], *, condition: str 
         # Side by side, so that the bars of settings with close WERs stay apart.
         shift = step * 0.03 * (index - (len(columns) - 1) / 2)
         x = [(clean if s.setting.snr_db is None else s.setting.snr_db) + shift for s in points]
-        handles.append(_errorbar(axes, x, points, marker=_MARKERS[nth % len(_MARKERS)], **look))
+        handles.append(_errorbar(axes, x, points, marker=MARKERS[nth % len(MARKERS)], **look))
     axes.set_xticks([*levels, clean], [*(f"{level:g}" for level in levels), "clean"])
     # A square-root scale shows 1 against 2 % as well as 30 against 60 %, and unlike a logarithm it has a zero.
     axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))

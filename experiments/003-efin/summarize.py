@@ -32,10 +32,10 @@ from curves import (
 from omni_avsr.bootstrap import Interval, bootstrap_interval
 from omni_avsr.error_counts import Unit, count_errors, error_rate
 from omni_avsr.files import write_atomically
-from omni_avsr.plots import CURVE_COLORS, new_figure, save_figure
+from omni_avsr.plots import CURVE_COLORS, MARKERS, new_figure, save_figure
 from omni_avsr.provenance import command_line, commit, today
 from omni_avsr.scaling.estimate import fit_scaling
-from omni_avsr.scaling.plot import MARKERS, plot_laws
+from omni_avsr.scaling.plot import plot_laws
 from omni_avsr.scaling.points import ScalingPoint, write_points
 from omni_avsr.scaling.results import ScalingLaws, write_laws
 from omni_avsr.types import Modality, Task

@@ -10,12 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from omni_avsr.plots import CURVE_COLORS, new_figure, save_figure
+from omni_avsr.plots import CURVE_COLORS, MARKERS, new_figure, save_figure
 from omni_avsr.scaling.plan import BEYOND
 from omni_avsr.scaling.results import ScalingLaws, StrategyFit
 from omni_avsr.scaling.samples import sampling_variance, variables_of
-
-MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_laws(path: Path, laws: ScalingLaws) -> None:
