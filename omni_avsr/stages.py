@@ -131,13 +131,21 @@ class RecognitionObjectiveConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EmbedLinkObjectiveConfig:
-    """Train projectors towards the LLM's embeddings of the words, without an LLM pass (after Tiny-Align's EmbedLink).
+    """Train projectors towards the LLM's embeddings of what is said, without an LLM pass (Tiny-Align's EmbedLink).
 
-    For clips with word times. ``cosine_weight`` is of the cosine distance, beside the squared error.
+    ``targets`` pooled: the embeddings of the whole transcript, pooled to as many vectors as the projector gives, which
+    is the paper's way for a projector of fixed length. words, ours: the word spoken in a token's middle, by the times
+    that the corpus has; heard, ours: by those that the encoder's CTC head finds.
+    ``cosine_weight`` is of the cosine distance, beside the squared error in variances of the embeddings; the paper
+    does not state it. ``contrast_weight``, ours: of the cross entropy of a token's cosines with the whole vocabulary,
+    divided by ``temperature``.
     """
 
     kind: Literal["embed_link"] = "embed_link"
+    targets: Literal["words", "pooled", "heard"] = "words"
     cosine_weight: NonNegative = 1.0
+    contrast_weight: NonNegative = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 0.07
 
     @property
     def tasks(self) -> tuple[Task, ...]:

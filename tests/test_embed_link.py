@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.compression import compress, draw_rates
 from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.alignment import align_pooled, align_words
 from omni_avsr.objectives.build import build_objective
-from omni_avsr.objectives.embed_link import EmbedLinkObjective, embedding_targets
+from omni_avsr.objectives.embed_link import EmbedLinkObjective, project
 from omni_avsr.run import run
 from omni_avsr.stages import EmbedLinkObjectiveConfig, freeze_all_but
 from omni_avsr.types import Batch, Features, Modality, Word
@@ -38,19 +39,35 @@ def embedding(model: OmniAVSR, word: str) -> Tensor:
     return table[model.text.encode(f" {word}")].mean(0)
 
 
-def test_a_token_should_be_the_word_spoken_in_its_middle(model: OmniAVSR, batch: Batch) -> None:
-    tokens = Features(torch.zeros(3, 5, model.text.hidden_size), torch.tensor([5, 2, 4]))
-    targets, scored = embedding_targets(model, batch.clips, tokens, tokens_per_second=12.5)  # middles 0.04, 0.12 ... s
-    assert scored.tolist() == [[True] * 4 + [False], [False] * 5, [True] + [False] * 4]
-    for place, word in enumerate(("bin", "bin", "blue", "blue")):
-        assert torch.equal(targets[0, place], embedding(model, word))
-    assert torch.equal(targets[2, 0], embedding(model, "set"))
+def test_a_token_should_be_the_word_spoken_in_its_middle(model: OmniAVSR) -> None:
+    found = align_words(model.text, WORDS[0], 5, vectors_per_second=12.5)  # middles at 0.04, 0.12 ... s
+    pieces = [model.text.encode(f" {word.text}") for word in WORDS[0]]
+    assert found.ids.tolist() == [*pieces[0], *pieces[1]]
+    for place, spoken in enumerate((0, 0, 1, 1)):
+        expected = [0.0] * len(found.ids)
+        start = len(pieces[0]) * spoken
+        expected[start : start + len(pieces[spoken])] = [1 / len(pieces[spoken])] * len(pieces[spoken])
+        assert found.weights[place].tolist() == pytest.approx(expected)
+    assert not found.weights[4].any()
+    assert align_words(model.text, (), 2, 12.5).weights.shape == (2, 0)
+
+
+@pytest.mark.parametrize("num_vectors", [1, 3, 20])
+def test_pooled_targets_are_means_of_the_transcripts_embeddings(model: OmniAVSR, num_vectors: int) -> None:
+    text = "bin blue at f two now"
+    found = align_pooled(model.text, text, num_vectors)
+    assert found.ids.tolist() == model.text.encode(text)
+    table = model.llm.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    own = table[found.ids]
+    expected = nn.functional.adaptive_avg_pool1d(own.T[None], num_vectors)[0].T
+    torch.testing.assert_close(found.weights @ own, expected)
 
 
 def test_the_loss_is_squared_error_and_cosine_distance_averaged_over_tokens_then_clips(
     model: OmniAVSR, batch: Batch
 ) -> None:
-    objective = EmbedLinkObjective(cosine_weight=0.5, seed=3)
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(cosine_weight=0.5), seed=3)
     output = objective(model, batch)
     rates = draw_rates(model.config.compression, 3, batch.step)
     for modality, features in model.encode(batch.inputs).items():
@@ -72,8 +89,76 @@ def test_the_loss_is_squared_error_and_cosine_distance_averaged_over_tokens_then
     assert output.loss.item() == pytest.approx(sum(map(float, output.figures.values())), rel=1e-6)
 
 
+def test_the_contrast_is_with_the_whole_vocabulary(model: OmniAVSR, batch: Batch) -> None:
+    config = EmbedLinkObjectiveConfig(targets="pooled")
+    plain = EmbedLinkObjective(config, 3)(model, batch).figures["audio_link"]
+    contrast = replace(config, contrast_weight=0.5, temperature=0.2)
+    found = EmbedLinkObjective(contrast, 3)(model, batch).figures["audio_link"] - plain
+    tokens = project(model, model.encode(batch.inputs), draw_rates(model.config.compression, 3, batch.step))
+    table, expected = model.llm.get_input_embeddings().weight, []
+    assert isinstance(table, Tensor)
+    for row, text in enumerate(batch.texts):
+        own = tokens[Modality.AUDIO].values[row, : tokens[Modality.AUDIO].lengths[row]]
+        alignment = align_pooled(model.text, text, len(own))
+        cosines = nn.functional.cosine_similarity(own[:, None], table[None], dim=-1)
+        log_probs = (cosines / 0.2).log_softmax(-1)
+        expected.append(-(alignment.weights * log_probs[:, alignment.ids]).sum(1).mean().item())
+    assert float(found) == pytest.approx(0.5 * sum(expected) / 3, rel=1e-4)
+
+
+def test_the_nearest_embeddings_read_what_was_meant(model: OmniAVSR, batch: Batch) -> None:
+    """Each token of a clip an embedding of its transcript, a little off."""
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)
+    table = model.llm.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    rows = [2.0 * table[torch.tensor(model.text.encode(text))].repeat_interleave(2, 0) + 1e-4 for text in batch.texts]
+    with pytest.MonkeyPatch.context() as patch:
+        meant = {Modality.VIDEO: Features.pad(rows)}
+        patch.setattr("omni_avsr.objectives.embed_link.project", lambda *_: meant)
+        found = objective.transcribe(model, batch)
+    expected = [model.text.decode(torch.tensor(model.text.encode(t)).unique_consecutive()) for t in batch.texts]
+    assert found == {"nearest_video": expected}
+
+
+def test_words_that_a_ctc_head_heard_serve_as_times(model: OmniAVSR, batch: Batch) -> None:
+    said = (Word("set", 0.0, 0.1), Word("white", 0.1, 0.3))
+    timed = replace(batch, clips=tuple(replace(clip, words=said) for clip in batch.clips))
+    expected = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)(model, timed).figures
+    objective, calls = EmbedLinkObjective(EmbedLinkObjectiveConfig(targets="heard"), 3), []
+
+    def hear(log_probs: Tensor, text: str, frames_per_second: float) -> tuple[Word, ...]:
+        calls.append((len(log_probs), text, frames_per_second))
+        return said
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omni_avsr.objectives.embed_link.spoken_words", hear)
+        for _ in range(2):  # the second time from what was found
+            assert objective(model, batch).figures == expected
+    lengths = {m: part.lengths.tolist() for m, part in model.encode(batch.inputs).items()}
+    assert calls == [
+        (lengths[modality][row], batch.texts[row], model.frame_rates[modality])
+        for modality in lengths
+        for row in range(3)
+    ]
+
+
+@pytest.mark.parametrize("targets", ["pooled", "words", "heard"])
+def test_a_projector_of_fixed_length_takes_pooled_targets_alone(tmp_path: Path, batch: Batch, targets: str) -> None:
+    config = EmbedLinkObjectiveConfig(targets=targets)  # type: ignore[arg-type]
+    bridge = {"kind": "bridgeformer", "hidden_dim": 8, "num_layers": 1, "num_heads": 2, "num_tokens": 6}
+    made = tiny_model(tmp_path, projector=bridge)
+    if targets != "pooled":
+        with pytest.raises(ValueError, match=r"pools a clip to 6; set model\.projector\.num_tokens=null, or targets"):
+            build_objective(config, made.config, made, batch.clips, 0)
+        return
+    freeze_all_but(made, ["projectors.*"])
+    output = build_objective(config, made.config, made, batch.clips, 0)(made, batch)
+    output.loss.backward()
+    assert output.num_tokens == 2 * 3 * 6
+
+
 def test_clips_one_by_one_add_up_to_the_batch(model: OmniAVSR, batch: Batch) -> None:
-    objective = EmbedLinkObjective(1.0, 3)
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)
     alone = sum(objective(model, single(batch, row)).loss.item() for row in range(3))
     assert alone == pytest.approx(objective(model, batch).loss.item(), rel=1e-4)
 
@@ -86,7 +171,7 @@ def test_the_llm_never_runs_and_only_projectors_learn(
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda *_: passes.append(1))
     freeze_all_but(model, ["projectors.*"])
-    objective = EmbedLinkObjective(1.0, 3)
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)
     before = objective(model, batch).loss
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     before.backward()
@@ -100,20 +185,24 @@ def test_the_llm_never_runs_and_only_projectors_learn(
 
 
 def test_stored_features_stand_in_for_inputs(model: OmniAVSR, batch: Batch) -> None:
-    objective = EmbedLinkObjective(1.0, 3)
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)
     stored = replace(batch, inputs={}, features=model.encode(batch.inputs))
     assert objective(model, stored).loss.item() == objective(model, batch).loss.item()
 
 
 def test_a_batch_of_sound_alone_trains_its_projector(model: OmniAVSR, batch: Batch) -> None:
     heard = replace(batch, inputs={Modality.AUDIO: batch.inputs[Modality.AUDIO]})
-    figures = EmbedLinkObjective(1.0, 3)(model, heard).figures
+    figures = EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)(model, heard).figures
     assert float(figures["video_link"]) == 0  # there all the same, for the other ranks' sake
-    assert figures["audio_link"] == EmbedLinkObjective(1.0, 3)(model, batch).figures["audio_link"]
+    assert (
+        figures["audio_link"] == EmbedLinkObjective(EmbedLinkObjectiveConfig(), 3)(model, batch).figures["audio_link"]
+    )
 
 
 def test_a_corpus_without_word_times_is_refused(model: OmniAVSR) -> None:
-    with pytest.raises(ValueError, match="embed_link needs word times, and no training clip has any"):
+    with pytest.raises(
+        ValueError, match="embed_link with targets words needs word times, and no training clip has any"
+    ):
         build_objective(EmbedLinkObjectiveConfig(), model.config, model, tiny_batch().clips, 0)
 
 

@@ -20,7 +20,7 @@ from omni_avsr.flops.decoders import (
     whisper_decoder_tape,
 )
 from omni_avsr.flops.encoders import STEPS, EncoderCost, encoder_cost, padded_sizes
-from omni_avsr.flops.projectors import ProjectorCost, projector_cost
+from omni_avsr.flops.projectors import TOKENS, ProjectorCost, projector_cost
 from omni_avsr.flops.tape import Flops, Tape
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.ctc import CTCObjective
@@ -57,7 +57,7 @@ def build_ledger(model: nn.Module, objective: nn.Module, gradient_checkpointing:
             return DecoderLedger(encoder, tape, len(objective.decoder.prefix_ids))
         case EmbedLinkObjective():
             assert isinstance(model, OmniAVSR)
-            return EmbedLinkLedger(_front_end(model))
+            return _embed_link(model, objective)
         case RecognitionObjective():
             assert isinstance(model, OmniAVSR)
             return _recognition(model, objective, gradient_checkpointing)
@@ -183,16 +183,36 @@ def _of_rate(model: OmniAVSR, modality: Modality, rate: int) -> AnyProjector:
 
 @dataclass(frozen=True)
 class EmbedLinkLedger:
-    """Encoders and projectors, each once."""
+    """Encoders and projectors, each once; by modality the CTC head that says when words are spoken; the contrast.
+
+    contrast: for each token, with padding none. Words that were found in an earlier step are counted all the same.
+    """
 
     front_end: FrontEnd
+    heads: Mapping[Modality, Tape]
+    contrast: Tape
 
     def count(self, work: Workload) -> Flops:
         total, features = self.front_end.encode(work)
         for rates in work.passes:
             for modality, lengths in features.items():
-                total += self.front_end.project(modality, lengths, rates)[0]
+                projected, tokens = self.front_end.project(modality, lengths, rates)
+                total += projected + self.contrast.flops({TOKENS: int(tokens.sum())})
+                if modality in self.heads:
+                    total += self.heads[modality].flops(padded_sizes(lengths), graph=False)
         return total
+
+
+def _embed_link(model: OmniAVSR, objective: EmbedLinkObjective) -> EmbedLinkLedger:
+    heads, contrast = dict[Modality, Tape](), Tape()
+    if objective.config.targets == "heard":
+        for modality in model.frame_rates:
+            heads[modality] = Tape()
+            heads[modality].matrix("heads", STEPS, ctc_parts(model, modality)[1].linear, False)
+    if objective.config.contrast_weight:
+        size = model.text.hidden_size * model.text.vocab_size
+        contrast.product("logits", TOKENS, 2.0 * size, gradient=True, trained=False)
+    return EmbedLinkLedger(_front_end(model), heads, contrast)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from omni_avsr.config import ModelConfig, WhisperConfig
+from omni_avsr.config import BridgeFormerConfig, ModelConfig, WhisperConfig
 from omni_avsr.encoders.access import ctc_parts, encoder_of
 from omni_avsr.encoders.whisper_decoder import WhisperDecoderObjective
 from omni_avsr.model import OmniAVSR
@@ -53,16 +53,34 @@ def build_objective(
             if not isinstance(whisper, WhisperConfig):
                 raise ValueError("the whisper_decoder objective trains a Whisper encoder; model.audio_encoder is none")
             return DecoderObjective(WhisperDecoderObjective.from_folder(resolve(whisper.weights).path, language))
-        case EmbedLinkObjectiveConfig(cosine_weight=weight):
-            if not any(clip.words for clip in clips):
-                raise ValueError("embed_link needs word times, and no training clip has any; leave its stage out")
-            return EmbedLinkObjective(weight, seed)
+        case EmbedLinkObjectiveConfig():
+            assert isinstance(model, OmniAVSR)
+            _check_link(config, model, clips)
+            return EmbedLinkObjective(config, seed)
         case RecognitionObjectiveConfig(task_weights=weights):
             if missing := [task for task in weights if task not in model_config.tasks]:
                 raise ValueError(f"task_weights has {', '.join(missing)}, for which the model lacks an encoder")
             assert isinstance(model, OmniAVSR)
             longest = max(len(model.text.encode(clip.text)) + 1 for clip in clips)
             return RecognitionObjective(config, seed, longest)
+
+
+def _check_link(config: EmbedLinkObjectiveConfig, model: OmniAVSR, clips: Sequence[Clip]) -> None:
+    """Raise ValueError when there is no way to tell what a projected token should be."""
+    if config.targets == "words" and not any(clip.words for clip in clips):
+        raise ValueError(
+            "embed_link with targets words needs word times, and no training clip has any; set its targets to pooled "
+            "or heard, or leave its stage out"
+        )
+    if config.targets == "heard":
+        for modality in model.frame_rates:
+            ctc_parts(model, modality)
+    projector = model.config.projector
+    if config.targets != "pooled" and isinstance(projector, BridgeFormerConfig) and projector.num_tokens is not None:
+        raise ValueError(
+            f"embed_link with targets {config.targets} needs a token for every moment, and this projector pools a clip "
+            f"to {projector.num_tokens}; set model.projector.num_tokens=null, or targets to pooled"
+        )
 
 
 def _frame_targets(target: FrameTarget, model: nn.Module, modality: Modality, clips: Sequence[Clip]) -> nn.Module:

@@ -177,6 +177,8 @@ MIXUP = {"mixup": {"share": 1.0}}
         (CTC | {"frame_targets": HEARD}, ["encoders.video.*"]),
         (CTC | {"frame_targets": HEARD} | MIXUP, ["encoders.*"]),
         ({"kind": "embed_link"}, PROJECTOR),
+        ({"kind": "embed_link", "targets": "pooled", "contrast_weight": 1.0}, PROJECTOR),
+        ({"kind": "embed_link", "targets": "heard"}, PROJECTOR),
     ],
 )
 def test_stages_without_the_llm(folder: Path, batch: Batch, objective: dict[str, Any], trainable: list[str]) -> None:
