@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from omni_avsr.adapters import MergedRouter, add_adapters, merged
+from omni_avsr.adapters import AdapterRouter, MergedRouter, add_adapters, merged
 from omni_avsr.config import ModelConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.gated_mlp import use_lean_mlps
@@ -70,7 +70,29 @@ def build_model(
     if encoders is None:
         encoders = _encoders(config, seed, tuple(Modality))
     llm = build_llm(config, merge)
-    return assemble_model(config, llm, encoders, seed, None if merge is None else merge.task, adapter_dtype)
+    if merge is None:
+        router = new_adapters(config, llm, seed, adapter_dtype)
+    else:
+        router = MergedRouter(llm.model, config.adapters, merge.task)
+    return assemble_model(config, llm, encoders, seed, router)
+
+
+def build_without_decoder(config: ModelConfig, seed: int) -> OmniAVSR:
+    """The whole model but for the LLM's layers and adapters: what there is to train towards its embeddings.
+
+    It runs neither loss nor generation. ValueError: as of ``build_model``, or the markers are a part of the LLM.
+    """
+    if config.markers.place == "vocabulary":
+        raise ValueError("markers in the LLM's vocabulary need its output matrix; build the whole model")
+    part = config.llm
+    llm = load_llm(part.weights, getattr(torch, part.dtype), part.sha256, embeddings_only=True)
+    encoders = _encoders(config, seed, tuple(Modality))
+    return assemble_model(config, llm, encoders, seed, AdapterRouter(llm.model, config.adapters))
+
+
+def new_adapters(config: ModelConfig, llm: LLM, seed: int, dtype: torch.dtype = torch.float32) -> AdapterRouter:
+    """Put the adapters that ``config`` says on an LLM, as they start."""
+    return add_adapters(llm.model, config.adapters, torch.Generator().manual_seed(seed), config.tasks, dtype)
 
 
 def build_llm(config: ModelConfig, merge: Merge | None = None) -> LLM:
@@ -84,17 +106,9 @@ def build_llm(config: ModelConfig, merge: Merge | None = None) -> LLM:
 
 
 def assemble_model(
-    config: ModelConfig,
-    llm: LLM,
-    encoders: Mapping[Modality, SpeechEncoder],
-    seed: int,
-    merged_task: Task | None = None,
-    adapter_dtype: torch.dtype = torch.float32,
+    config: ModelConfig, llm: LLM, encoders: Mapping[Modality, SpeechEncoder], seed: int, router: AdapterRouter
 ) -> OmniAVSR:
-    """The whole model from an LLM and encoders that are there already; new parts random after ``seed``.
-
-    merged_task: the one whose adapters the LLM's weights hold already; it then gets none.
-    """
+    """The whole model from an LLM with its adapters' router, and encoders; new parts random after ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projectors = {
@@ -108,11 +122,6 @@ def assemble_model(
             )
             for modality, encoder in encoders.items()
         }
-        generator = torch.Generator().manual_seed(seed)
-        if merged_task is None:
-            router = add_adapters(llm.model, config.adapters, generator, config.tasks, adapter_dtype)
-        else:
-            router = MergedRouter(llm.model, config.adapters, merged_task)
         model = OmniAVSR(config, llm, router, encoders, projectors)
         use_lean_mlps(model.llm)
         use_onednn(model)

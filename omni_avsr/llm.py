@@ -79,6 +79,7 @@ def load_llm(
     num_layers: int | None = None,
     quantization: Quantization | None = None,
     change: Change | None = None,
+    embeddings_only: bool = False,
 ) -> LLM:
     """Load and freeze the causal LM that ``reference`` names (see ``weights``), on the CPU in ``dtype``.
 
@@ -87,7 +88,8 @@ def load_llm(
     model has them), transformers loads them.
 
     ``num_layers`` keeps only the first so many of its decoder layers (None: all). ``change`` is made to the stored
-    weights before they are quantised.
+    weights before they are quantised. ``embeddings_only`` leaves out all layers and an output matrix that is not the
+    table of embeddings: there is nothing to run then.
 
     A GGUF file is de-quantised once into ``cache_folder()`` and read from there afterwards. The generation settings
     that came with the weights are replaced by deterministic ones (see ``generation_config``).
@@ -103,7 +105,7 @@ def load_llm(
     if not folder.is_dir():
         raise ValueError(f"LLM {reference!r}: {folder} is neither a folder of transformers nor a .gguf file")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = _load(folder, reference, dtype, num_layers, quantization, change)
+    model = _load(folder, reference, dtype, 0 if embeddings_only else num_layers, quantization, change)
     if changed := [name for name in _LOGIT_CHANGES if model.config.to_dict().get(name) not in (None, 1, 1.0)]:
         raise ValueError(f"LLM {reference!r} changes its logits by {', '.join(changed)}, which training leaves out")
 
@@ -187,6 +189,8 @@ def _load(
     model = llm_skeleton(AutoConfig.from_pretrained(folder), dtype, quantization)
     if num_layers is not None:
         _keep_first_layers(model, num_layers, reference)
+    if num_layers == 0 and not model.config.tie_word_embeddings:
+        model.set_output_embeddings(nn.Identity())
     rows = stored_rows(folder)
     if (reason := unfit(model, rows)) is None:
         fill(model, rows if change is None else change(rows))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from omni_avsr.build import build_encoders, build_model
+from omni_avsr.build import build_encoders, build_model, build_without_decoder
 from omni_avsr.callbacks import Progress, ResumeSaver
 from omni_avsr.checkpoint import TRAINED, read_info, save_checkpoint, save_tensors
 from omni_avsr.config import STRICT, ModelConfig, Positive, to_mapping
@@ -51,7 +51,14 @@ from omni_avsr.stage_data import (
     whole_plans,
 )
 from omni_avsr.stage_origin import stage_origin
-from omni_avsr.stages import EncoderObjectiveConfig, StageConfig, freeze_all_but, set_modes
+from omni_avsr.stages import (
+    EmbedLinkObjectiveConfig,
+    EncoderObjectiveConfig,
+    RecognitionObjectiveConfig,
+    StageConfig,
+    freeze_all_but,
+    set_modes,
+)
 from omni_avsr.start import StartConfig, start_record, start_tensors
 from omni_avsr.trainer import SHARDED, build_trainer, check_trainer
 from omni_avsr.training import StageModule
@@ -140,7 +147,7 @@ def run(config: RunConfig) -> Path:
         seed = config.seed * 1_009 + number
         # One seed builds all stages and the checkpoint, so that what no stage trains is the same everywhere.
         model = _build(config, stage, config.seed)
-        _load_start(model, start)
+        _load_start(stage, model, start)
         for previous in folders[:number]:
             load_state(model, _own(model, load_file(previous / TRAINED)))
         waveform = config.model.waveform
@@ -162,9 +169,9 @@ def _check_memory(config: RunConfig, profile: Profile, clips: Sequence[Clip]) ->
         check_training(profile, config.model, name, stage, longest, config.max_label_tokens, precision)
 
 
-def _load_start(model: nn.Module, start: Mapping[str, Tensor]) -> None:
-    """Load what the run starts from: all of it into a whole model, its own part into encoders alone."""
-    load_state(model, start if isinstance(model, OmniAVSR) else _own(model, start))
+def _load_start(stage: StageConfig, model: nn.Module, start: Mapping[str, Tensor]) -> None:
+    """Load what the run starts from: all of it into a whole model, its own part into what is but a part of one."""
+    load_state(model, start if isinstance(stage.objective, RecognitionObjectiveConfig) else _own(model, start))
 
 
 def _own(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,7 +186,7 @@ def _check_stage(
     """Raise for whatever the stage would raise for at its start, without training it."""
     stage = config.stages[name]
     model = _build(config, stage, config.seed)
-    _load_start(model, start)
+    _load_start(stage, model, start)
     trained = freeze_all_but(model, stage.trainable)
     set_modes(model, stage.drifting)
     if config.facts:
@@ -324,9 +331,11 @@ def run_stage(
 
 
 def _build(config: RunConfig, stage: StageConfig, seed: int) -> nn.Module:
-    """The parts that the stage needs: an encoder stage never loads the LLM."""
+    """The parts that the stage needs: an encoder stage never loads the LLM, and EmbedLink its embeddings alone."""
     if isinstance(stage.objective, EncoderObjectiveConfig):
         return build_encoders(config.model, seed, stage.objective.modalities)
+    if isinstance(stage.objective, EmbedLinkObjectiveConfig) and config.model.markers.place == "beside":
+        return build_without_decoder(config.model, seed)
     model = build_model(config.model, seed)
     if stage.gradient_checkpointing:
         model.router.enable_gradient_checkpointing(model.llm)

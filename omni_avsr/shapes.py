@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 
-from omni_avsr.build import assemble_model
+from omni_avsr.build import assemble_model, new_adapters
 from omni_avsr.config import AVHubertConfig, LLMConfig, ModelConfig, SelfSupervisedConfig, WhisperConfig
 from omni_avsr.encoders.build import SpeechEncoder, build_encoder
 from omni_avsr.encoders.self_supervised import SelfSupervisedEncoder
@@ -106,7 +106,7 @@ def shaped_model(
         torch.manual_seed(seed)
         llm = _random_llm(_sizes(config.llm, llm_shape), config.llm, seed, device)
         encoders = {m: _random_encoder(config, m) for m in Modality if config.encoder_of(m) is not None}
-        return assemble_model(config, llm, encoders, seed).eval()
+        return assemble_model(config, llm, encoders, seed, new_adapters(config, llm, seed)).eval()
 
 
 def shaped_llm(config: LLMConfig, seed: int) -> LLM:

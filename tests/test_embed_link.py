@@ -5,18 +5,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_model import run_config, single, stage_tensors, stage_values, tiny_batch, tiny_model, write_corpus
+from helpers_llm import tiny_model as tiny_transformer
+from helpers_model import (
+    model_values,
+    run_config,
+    single,
+    stage_tensors,
+    stage_values,
+    tiny_batch,
+    tiny_model,
+    write_corpus,
+)
 from torch import Tensor, nn
 
+from omni_avsr.build import build_model, build_without_decoder
 from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.compression import compress, draw_rates
+from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.alignment import align_pooled, align_words
 from omni_avsr.objectives.build import build_objective
 from omni_avsr.objectives.embed_link import EmbedLinkObjective, project
 from omni_avsr.run import run
 from omni_avsr.stages import EmbedLinkObjectiveConfig, freeze_all_but
-from omni_avsr.types import Batch, Features, Modality, Word
+from omni_avsr.types import Batch, Features, Modality, Rates, Task, Word
 
 WORDS = ((Word("bin", 0.04, 0.16), Word("blue", 0.16, 0.3)), (), (Word("set", 0.0, 0.12),))
 
@@ -204,6 +216,28 @@ def test_a_corpus_without_word_times_is_refused(model: OmniAVSR) -> None:
         ValueError, match="embed_link with targets words needs word times, and no training clip has any"
     ):
         build_objective(EmbedLinkObjectiveConfig(), model.config, model, tiny_batch().clips, 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", ["words", "pooled"])
+def test_of_the_llm_the_embeddings_are_enough(tmp_path: Path, batch: Batch, tied: bool, targets: str) -> None:
+    values = model_values(tmp_path)
+    llm = tiny_transformer()
+    if not tied:
+        llm.config.tie_word_embeddings = False
+        llm = type(llm)(llm.config)
+    llm.save_pretrained(values["llm"]["weights"])
+    config = from_mapping(ModelConfig, values)
+    whole, part = build_model(config, 1).eval(), build_without_decoder(config, 1).eval()
+    objective = EmbedLinkObjective(EmbedLinkObjectiveConfig(targets=targets, contrast_weight=1.0), 3)  # type: ignore[arg-type]
+    assert objective(part, batch).figures == objective(whole, batch).figures
+    assert objective.transcribe(part, batch) == objective.transcribe(whole, batch)
+    table = part.llm.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    others = [value for name, value in part.llm.named_parameters() if value is not table]
+    assert sum(value.numel() for value in others) == part.text.hidden_size  # the last norm
+    with pytest.raises(ValueError, match="which this model was built without"):
+        part.generate(part.encode(batch.inputs), Task.ASR, Rates(2, 1))
 
 
 def test_it_is_a_stage_of_a_run(tmp_path: Path) -> None:
