@@ -1,4 +1,4 @@
-"""What accompanies a stage's training: resume points and progress."""
+"""What accompanies a stage's training: resume points, a limit of time, and progress."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ class ResumeSaver(L.Callback):
                 precision = trainer.precision_plugin.state_dict()
                 done = pl_module.step, trained, optimizer, precision, pl_module.seconds, asdict(pl_module.flops)
                 ResumePoint(*done).save(self.path)
+
+
+class TimeLimit(L.Callback):
+    """Ends a stage whose time is over."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, StageModule)
+        # As for resume points, the first process decides.
+        if pl_module.stage.max_seconds is not None and trainer.strategy.broadcast(pl_module.time_spent >= 1):
+            trainer.should_stop = True
 
 
 TERA = 1e12

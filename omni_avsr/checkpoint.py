@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,20 +182,42 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
         ValueError: the folder is no checkpoint, or a file of it cannot be read.
     """
     config = read_info(folder).model
-    tensors = _read_tensors(folder / TRAINED)
+    tensors = dict(StoredTensors(folder / TRAINED))
     for name in adapter_names(config.adapters, config.tasks):
-        for key, value in _read_tensors(folder / ADAPTERS / name / SAFETENSORS_WEIGHTS_NAME).items():
+        for key, value in StoredTensors(folder / ADAPTERS / name / SAFETENSORS_WEIGHTS_NAME).items():
             tensors[f"llm.{parameter_name(key, name)}"] = value
     return tensors
 
 
-def _read_tensors(path: Path, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a file but those whose names begin with one of ``but``."""
-    try:
-        with safe_open(path, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith(but)}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a file but those whose names begin with one of ``but``, each read when it is asked for.
+
+    Each is mapped by itself: what a mapping has touched counts as memory until nothing of it is in use.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, but: tuple[str, ...] = ()) -> None:
+        self._path = path
+        try:
+            with safe_open(path, "pt") as stored:
+                self._names = [name for name in stored.keys() if not name.startswith(but)]  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with safe_open(self._path, "pt") as stored:
+            tensor: Tensor = stored.get_tensor(name)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def load_checkpoint(
@@ -233,7 +255,7 @@ def load_checkpoint(
     model = build_model(config, 0, merge, exported, narrow)
     elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())
     expected = _own_names(model) | {name for name in info.trained_base if not name.startswith(elsewhere)}
-    state = _read_tensors(folder / TRAINED, but=elsewhere)
+    state = StoredTensors(folder / TRAINED, but=elsewhere)
     if unknown := sorted(state.keys() - expected):
         raise ValueError(
             f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"

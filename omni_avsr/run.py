@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from omni_avsr.build import build_encoders, build_model, build_without_decoder
-from omni_avsr.callbacks import Progress, ResumeSaver
+from omni_avsr.callbacks import Progress, ResumeSaver, TimeLimit
 from omni_avsr.checkpoint import TRAINED, read_info, save_checkpoint, save_tensors
 from omni_avsr.config import STRICT, ModelConfig, Positive, to_mapping
 from omni_avsr.data.augment import Augmenter
@@ -289,6 +289,7 @@ def run_stage(
         inference_mode=False,  # shares that validation gathers, training uses again
         callbacks=[
             ResumeSaver(folder / "resume.pt", config.resume_seconds, config.resume_steps),
+            TimeLimit(),
             Progress(place, config.log_every),
         ],
     )
@@ -308,15 +309,15 @@ def run_stage(
         for message in ("Found .* module.* in eval mode", "Consider setting `persistent_workers", ".*treespec"):
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, plan_loader(data, sampler, config.data.num_workers), plan_loader(validation, plans, 0))
-        if module.step < stage.num_steps:
+        if module.step < stage.num_steps and module.time_spent < 1:
             raise ValueError(
                 f"stage {name} was stopped at step {module.step} of {stage.num_steps}, by trainer settings "
                 f"({', '.join(config.trainer)}) or a signal; run again to go on from its last resume point"
             )
-        if module.validated_step != stage.num_steps:  # a record tells of the final weights
+        if module.validated_step != module.step:  # a record tells of the final weights
             trainer.validate(module, plan_loader(validation, plans, 0), verbose=False)
     record = RunRecord(
-        name, seed, commit(), today(), stage.num_steps, module.seconds,
+        name, seed, commit(), today(), module.step, module.seconds,
         sum(value.numel() for value in model.parameters() if value.requires_grad), module.last_validation,
         asdict(module.flops),
     )  # fmt: skip

@@ -182,6 +182,8 @@ class StageConfig:
     ``clips`` are globs over the ids of the training clips that the stage reads; validation has no such choice.
     ``feature_variants`` above 0, for stages that train no encoder: each clip is encoded once in so many augmented
     variants, and every step draws one of them. ``gradient_checkpointing`` trades LLM compute for memory.
+    ``max_seconds`` ends the stage at that time if ``num_steps`` take longer, with a schedule that is then at its end:
+    for a budget of time; such a result depends on the machine.
     """
 
     objective: ObjectiveConfig
@@ -193,6 +195,7 @@ class StageConfig:
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     feature_variants: Annotated[int, Field(ge=0)] = 0
     gradient_checkpointing: bool = False
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
     drifting: tuple[str, ...] = ()
     validate_every: Positive = 200
 

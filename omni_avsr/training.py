@@ -29,8 +29,13 @@ from omni_avsr.types import Batch
 log = logging.getLogger(__name__)
 
 
-def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
-    """Learning-rate factor of a step: linear warm-up, then a cosine from 1 to 0 at ``num_steps``, or 1."""
+def schedule(
+    config: OptimizerConfig, num_steps: int, time_spent: Callable[[], float] = lambda: 0.0
+) -> Callable[[int], float]:
+    """Learning-rate factor of a step: linear warm-up, then a cosine from 1 to 0 at ``num_steps``, or 1.
+
+    time_spent: share of a stage's time that is over; the cosine is at least as far.
+    """
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
@@ -38,7 +43,7 @@ def schedule(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
         if config.schedule == "constant":
             return 1.0
         done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(done, time_spent()))))
 
     return factor
 
@@ -165,7 +170,8 @@ class StageModule(L.LightningModule):
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], config.lr, config.betas)
         if self.start is not None:
             load_optimizer_state(optimizer, self.start.optimizer)
-        offset, factor = (self.start.step if self.start else 0), schedule(config, self.stage.num_steps)
+        offset = self.start.step if self.start else 0
+        factor = schedule(config, self.stage.num_steps, lambda: self.time_spent)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step + offset))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -186,6 +192,12 @@ class StageModule(L.LightningModule):
         self.last_validation, self.validated_step = figures, self.step
         self.log_figures(figures)
         log.info("step %d: %s", self.step, ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+
+    @property
+    def time_spent(self) -> float:
+        """The share of the stage's time that is over; 0 where it has no limit."""
+        limit = self.stage.max_seconds
+        return 0.0 if limit is None else self.seconds / limit
 
     def log_figures(self, figures: dict[str, float]) -> None:
         """Send figures to every logger under the stage's own step, which goes on after a resume."""

@@ -249,3 +249,13 @@ def test_validation_batches_keep_modalities_apart_and_miss_no_clip() -> None:
         assert len({sizes[index].modalities for index in plan.indices}) == 1
         assert plan.num_clips == len(plan.indices) <= 2
         assert plan.num_label_tokens[Task.ASR] == sum(index + 1 for index in plan.indices)
+
+
+def test_a_stage_whose_time_is_over_ends_early_and_says_so(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    hurried = stage_values("projector", 50, max_seconds=1e-3, validate_every=50)
+    output = run(run_config(tmp_path, tmp_path / "out", {"hurried": hurried, "joint": stage_values("joint", 1)}))
+    record = json.loads((output / "stages" / "0-hurried" / "record.json").read_text())
+    assert record["steps"] == 1
+    assert "validation/loss" in record["metrics"]
+    assert (output / "checkpoint").is_dir()

@@ -116,6 +116,18 @@ def test_the_schedule_without_warm_up_starts_at_its_peak() -> None:
     assert [factor(step) for step in range(4)] == pytest.approx([1.0, 0.75, 0.25, 0.0])
 
 
+def test_a_schedule_whose_time_runs_out_first_is_at_its_end_by_then() -> None:
+    spent = 0.0
+    config = OptimizerConfig(warmup_steps=2)
+    factor, by_steps = schedule(config, 12, lambda: spent), schedule(config, 12)
+    assert [factor(step) for step in range(12)] == [by_steps(step) for step in range(12)]
+    spent = 0.5
+    assert factor(3) == pytest.approx(0.5) < by_steps(3)
+    assert factor(11) == by_steps(11)  # steps are further than the time
+    spent = 1.2
+    assert factor(3) == pytest.approx(0)
+
+
 def test_a_constant_schedule_stays_at_its_peak_and_knows_no_end() -> None:
     config = OptimizerConfig(warmup_steps=2, schedule="constant")
     short, long = schedule(config, num_steps=4), schedule(config, num_steps=9)

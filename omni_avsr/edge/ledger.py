@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
+from omni_avsr.adapters import LORA, adapter_names
 from omni_avsr.config import STRICT, AVHubertConfig, DType, LLMConfig, ModelConfig, Quantization
 from omni_avsr.edge.encoder_memory import FLOAT32, encoder_activations
 from omni_avsr.edge.llm_memory import LLMSizes, llm_sizes_of
@@ -97,7 +98,8 @@ class MemoryLedger:
 
     dtype: of the LLM's activations and of its weights that are not quantised. weights: bytes by part, with buffers, as
     they are read and trained.
-    mapped: bytes of an encoder's file while it is brought to another dtype; stored: of the checkpoint's own tensors.
+    mapped: bytes of an encoder's file while it is brought to another dtype; stored: of the
+    largest piece of the checkpoint that is read at once.
     """
 
     model: OmniAVSR
@@ -229,9 +231,15 @@ def _mapped(model: OmniAVSR) -> int:
 
 
 def _stored(model: OmniAVSR) -> int:
-    """A checkpoint's own tensors, as large as they are by default."""
+    """The largest of a checkpoint's own pieces, which are read one by one, as large as they are by default.
+
+    The LLM's adapters are read set by set, all else tensor by tensor.
+    """
     bases = tuple(model.config.base_weights)
-    return _STORED_ITEMSIZE * sum(v.numel() for name, v in model.named_parameters() if not name.startswith(bases))
+    own = [value.numel() for name, value in model.named_parameters() if not name.startswith(bases)]
+    sets = len(adapter_names(model.config.adapters, model.config.tasks))
+    adapters = sum(value.numel() for name, value in model.llm.named_parameters() if LORA in name)
+    return _STORED_ITEMSIZE * max(adapters // sets, *own)
 
 
 def torch_dtype(name: DType) -> torch.dtype:
@@ -241,7 +249,7 @@ def torch_dtype(name: DType) -> torch.dtype:
 
 def _part(name: str) -> Part | None:
     """Of a tensor; None for the LLM's own."""
-    if ".lora_" in name:
+    if LORA in name:
         return "adapters"
     if name.startswith("encoders."):
         return "audio_encoder" if name.split(".")[1] == Modality.AUDIO else "video_encoder"
