@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -198,7 +198,7 @@ class _CheckpointedForward:
 
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """Adapter ``name``'s parameters by module, under the keys of peft's files. ValueError when there is no such one."""
-    parameters = {key: layer.weight for key, (layer, _) in _adapter_layers(model, name).items()}
+    parameters = {key: cast(nn.Parameter, layer.weight) for key, (layer, _) in _adapter_layers(model, name).items()}
     if not parameters:
         raise ValueError(f"the model has no adapter {name!r}")
     return parameters
@@ -206,12 +206,14 @@ def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
 
 def _adapter_layers(model: nn.Module, name: str) -> dict[str, tuple[nn.Linear, torch.device]]:
     """Adapter ``name``'s layers by key, each with the device of the layer that it stands upon."""
-    return {
-        f"{PEFT_PREFIX}{module_name}.{part}.weight": (getattr(module, part)[name], module.base_layer.weight.device)
-        for module_name, module in model.named_modules()
-        if isinstance(module, LoraLayer) and name in module.lora_A
-        for part in ("lora_A", "lora_B")
-    }
+    layers = {}
+    for module_name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            base = module.get_base_layer().weight
+            assert isinstance(base, Tensor)
+            for part in ("lora_A", "lora_B"):
+                layers[f"{PEFT_PREFIX}{module_name}.{part}.weight"] = getattr(module, part)[name], base.device
+    return layers
 
 
 def parameter_name(key: str, adapter: str) -> str:

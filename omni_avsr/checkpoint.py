@@ -42,6 +42,7 @@ from omni_avsr.model_card import CARD, model_card
 from omni_avsr.provenance import file_sha256
 from omni_avsr.resume import load_state
 from omni_avsr.types import Modality, Task
+from omni_avsr.users import Enrolment, read_enrolment, read_tensors
 from omni_avsr.weights import resolve
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,7 @@ def load_checkpoint(
     quantization: QuantizationChoice | None = None,
     merged_task: Task | None = None,
     encoders: Path | None = None,
+    user: Path | None = None,
 ) -> OmniAVSR:
     """Rebuild the model of a checkpoint folder, frozen and in evaluation mode.
 
@@ -238,14 +240,22 @@ def load_checkpoint(
             task alone, and a pass costs no more than one of the base model.
         encoders: a folder of encoders that were exported from this checkpoint, to run in place of torch's, whose
             weights are not read then. Such a model cannot be saved.
+        user: a person's folder (``users``), whose tensors take the place of the checkpoint's.
 
     Raises:
         ValueError: base weights are missing or are others than the adapters were trained on, tensors or adapters are
             missing, unknown or misshapen, the exported encoders are another checkpoint's, or the LLM's own weights
-            were trained, and it is to be quantised or merged.
+            were trained, and it is to be quantised or merged; or the person was enrolled for another checkpoint.
     """
     info = read_info(folder)
     config = changed_llm(info.model, llm_dtype, quantization)
+    personal: dict[str, Tensor] = {}
+    replaced: tuple[str, ...] = ()
+    if user is not None:
+        enrolment, personal = _enrolment(user, folder), read_tensors(user)
+        if merged_task is not None and any(LORA in name for name in personal):
+            raise ValueError(f"the adapters of {user.name} cannot be merged; load without merging")
+        config, replaced = enrolment.applied(config), enrolment.replaced
     if config.llm.quantization is not None:
         _check_frozen(folder, info)
     merge = None if merged_task is None else _merge(folder, info, merged_task)
@@ -255,7 +265,8 @@ def load_checkpoint(
     model = build_model(config, 0, merge, exported, narrow)
     elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())
     expected = _own_names(model) | {name for name in info.trained_base if not name.startswith(elsewhere)}
-    state = StoredTensors(folder / TRAINED, but=elsewhere)
+    expected -= {name for name in expected if name.startswith(replaced)}
+    state = StoredTensors(folder / TRAINED, but=elsewhere + replaced)
     if unknown := sorted(state.keys() - expected):
         raise ValueError(
             f"{folder / TRAINED} holds {len(unknown)} tensors of no part of this model, such as {unknown[0]}"
@@ -267,7 +278,17 @@ def load_checkpoint(
         raise ValueError(f"{folder / ADAPTERS} holds the adapters {sorted(found)}, the model has {sorted(wanted)}")
     for name in sorted(wanted) if merged_task is None else ():
         load_adapter(model.llm, name, folder / ADAPTERS / name)
+    load_state(model, personal, {name for name in model.state_dict() if name.startswith(replaced)})
     return model.requires_grad_(False).eval()
+
+
+def _enrolment(user: Path, folder: Path) -> Enrolment:
+    found = read_enrolment(user)
+    if found.checkpoint_sha256 != checkpoint_sha256(folder):
+        raise ValueError(
+            f"{user.name} was enrolled for another checkpoint than {folder}; run omni-avsr personalize with this one"
+        )
+    return found
 
 
 def load_merged_llm(folder: Path, task: Task, dtype: DType | None = None) -> LLM:

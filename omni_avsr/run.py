@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -116,8 +116,29 @@ class RunConfig:
         return {"tokens": self.max_label_tokens, "characters": self.max_label_characters}
 
 
+class TrainedStages(NamedTuple):
+    """The folders of all stages, in their order, and what they started from and trained on."""
+
+    folders: Sequence[Path]
+    start: Mapping[str, Tensor]
+    clips: Sequence[Clip]
+    noise: NoiseSource | None
+
+
 def run(config: RunConfig) -> Path:
-    """Train every stage that is not finished yet; returns the run folder.
+    """Train every stage that is not finished yet and put them into one checkpoint; returns the run folder.
+
+    Raises:
+        ValueError: as of ``train_stages``.
+    """
+    trained = train_stages(config)
+    if not all(isinstance(stage.objective, EncoderObjectiveConfig) for stage in config.stages.values()):
+        _export(config, trained)
+    return config.output
+
+
+def train_stages(config: RunConfig) -> TrainedStages:
+    """Train every stage that is not finished yet.
 
     Raises:
         ValueError: what any of these stages cannot use, be it a setting, a file or a clip, before the first one starts;
@@ -154,11 +175,7 @@ def run(config: RunConfig) -> Path:
         training_data = BatchDataset(training_clips(name, stage, train), train_cache, waveform, augmenters[name], seed)
         validation_data = BatchDataset(usable_clips(name, stage, validation), validation_cache, waveform)
         run_stage(config, name, stage, seed, folder, origin, model, training_data, validation_data)
-    if not all(isinstance(stage.objective, EncoderObjectiveConfig) for stage in config.stages.values()):
-        name, stage = list(config.stages.items())[-1]
-        longest = max(clip.seconds for clip in training_clips(name, stage, train))
-        _export(config, folders, start, longest, noise)
-    return config.output
+    return TrainedStages(folders, start, train, noise)
 
 
 def _check_memory(config: RunConfig, profile: Profile, clips: Sequence[Clip]) -> None:
@@ -202,35 +219,30 @@ def _check_stage(
 
 
 @rank_zero_only
-def _export(
-    config: RunConfig,
-    folders: Sequence[Path],
-    start: Mapping[str, Tensor],
-    longest: float,
-    noise: NoiseSource | None,
-) -> None:
+def _export(config: RunConfig, stages: TrainedStages) -> None:
     """Put what the run started from and what all stages trained into one checkpoint folder, if it is not there yet.
 
-    ``longest``: seconds of the longest clip that the last stage trained on, which tells what the model can take.
-    ``noise``: what it was trained in, which is no noise to test it in.
+    It tells the longest clip that the last stage trained on, which says what the model can take, and the noise it was
+    trained in, which is no noise to test it in.
     """
-    folder = config.output / "checkpoint"
+    folder, noise = config.output / "checkpoint", stages.noise
+    name, stage = list(config.stages.items())[-1]
     training = {
         "domain": config.domain,
         "seed": config.seed,
-        "longest_clip_seconds": longest,
+        "longest_clip_seconds": max(clip.seconds for clip in training_clips(name, stage, stages.clips)),
         **({"noise": noise_marks(noise.recordings)} if noise else {}),
         "stages": {name: to_mapping(stage) for name, stage in config.stages.items()},
-        "records": [json.loads((stage / RECORD).read_text()) for stage in folders],
+        "records": [json.loads((stage_folder / RECORD).read_text()) for stage_folder in stages.folders],
         "stored as": config.checkpoint_dtype,
         **({"start": start_record(config.start)} if config.start else {}),
     }
     if folder.is_dir() and training.items() <= read_info(folder).training.items():
         return
     model = build_model(config.model, config.seed)
-    trained = dict(start)
-    for stage in folders:
-        trained |= load_file(stage / TRAINED)
+    trained = dict(stages.start)
+    for stage_folder in stages.folders:
+        trained |= load_file(stage_folder / TRAINED)
     load_state(model, trained)
     dtype = getattr(torch, config.checkpoint_dtype)
     save_checkpoint(folder, model, trained, {**training, "commit": commit(), "date": today()}, dtype)

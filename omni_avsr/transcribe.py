@@ -299,6 +299,7 @@ def load(
     quantization: QuantizationChoice | None = None,
     merged_task: Task | str | None = None,
     encoders: Path | None = None,
+    user: Path | None = None,
 ) -> Transcriber:
     """Load a checkpoint for inference, from a folder or by its id on the Hugging Face Hub.
 
@@ -309,6 +310,7 @@ def load(
         merged_task: the one task to load for, with its adapters added to the LLM's weights.
         encoders: what ``omni-avsr export-onnx`` made of this checkpoint; onnxruntime then runs the encoders, on the CPU
             whatever the device, and torch's are not loaded.
+        user: the folder of a person whom ``omni-avsr personalize`` enrolled for this checkpoint.
 
     Raises:
         ValueError: the folder is no checkpoint, its base models are missing or others than it was trained on, the
@@ -316,5 +318,5 @@ def load(
     """
     path = checkpoint_folder(folder, revision)
     task = None if merged_task is None else Task(merged_task)
-    model, info = load_checkpoint(path, llm_dtype, quantization, task, encoders), read_info(path)
+    model, info = load_checkpoint(path, llm_dtype, quantization, task, encoders, user), read_info(path)
     return Transcriber(on_device(model, device), info.training, face_model, info.trained_base)

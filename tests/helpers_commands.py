@@ -21,6 +21,7 @@ from omni_avsr.cli import (
     fit_scaling,
     merge,
     noise,
+    personalize,
     plan,
     plan_edge,
     splice,
@@ -44,6 +45,7 @@ CONFIGS: Mapping[str, type] = {
 }
 PARSERS: Mapping[str, ArgumentParser] = {
     "transcribe": transcribe.parser(),
+    "personalize": personalize.parser(),
     "export-llm": export_llm.parser(),
     "export-onnx": export_onnx.parser(),
     "demo": demo.parser(),

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "files", "pickles", "provenance", "weights"),
+    ("types", "config", "files", "pickles", "provenance", "weights", "users"),
     (
         "archive",
         "media",
@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "trainer",
         "loggers",
         "run",
+        "personal",
         "evaluation",
         "scorer",
         "conditions",

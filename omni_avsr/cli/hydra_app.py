@@ -21,6 +21,14 @@ def config_folder() -> Path:
     return checkout if checkout.is_dir() else package / "conf"
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Plain values of one file. ValueError: it is no mapping."""
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings by name")
+    return {str(key): value for key, value in values.items()}
+
+
 def hydra_command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
     """Compose ``config_name`` with the command line and call ``run`` with plain values; an error is one message."""
 

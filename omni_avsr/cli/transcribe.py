@@ -25,6 +25,7 @@ from omni_avsr.recording import Tell, VideoOptions
 from omni_avsr.transcribe import Failure, TranscribeOptions, Transcriber, load
 from omni_avsr.transcript import Transcript, formatted
 from omni_avsr.types import Rates, Task
+from omni_avsr.users import user_folder
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
@@ -47,6 +48,7 @@ def main() -> None:
             quantization=options.quantize,
             merged_task=options.task if options.merge else None,
             encoders=options.encoders,
+            user=None if options.user is None else user_folder(options.user, options.users),
         )
         failed = _run(transcriber, options, elastic, errors)
     except ValueError as error:
@@ -199,6 +201,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--merge", action="store_true", help="add the adapters of --task to the LLM's weights: a little faster"
     )
+    parser.add_argument("--user", metavar="NAME", help="whom omni-avsr personalize enrolled for this checkpoint")
+    parser.add_argument("--users", type=Path, metavar="FOLDER", help="where people are kept (~/.local/share/omni_avsr)")
     return parser
 
 
