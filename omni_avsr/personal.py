@@ -230,12 +230,15 @@ def _same_checkpoint(folder: Path, enrolment: Enrolment) -> bool:
 def _error_rates(
     config: PersonalConfig, user: Path | None, sets: Mapping[str, Sequence[Clip]], folder: Path
 ) -> dict[str, float]:
-    """Word error rates on sets of clips, at all tasks and rates; of an empty set there is none."""
+    """Word error rates on sets of clips, at all rates, of the tasks that the person's own clips serve.
+
+    Of an empty set there is none.
+    """
     model = on_device(load_checkpoint(config.checkpoint, quantization=config.quantization, user=user), config.device)
+    tasks = [t for t in model.config.tasks if any(set(t.modalities) <= set(c.modalities) for c in sets["own"])]
     found = {}
     for name, clips in sets.items():
         if clips:
-            tasks = [t for t in model.config.tasks if any(set(t.modalities) <= set(c.modalities) for c in clips)]
             longest = max(len(model.text.encode(clip.text)) for clip in clips) + _SPARE_TOKENS
             settings = ScoringConfig(decode=DecodeConfig(max_new_tokens=longest))
             scorer = Scorer(model, clips, tasks, settings, None, ())

@@ -65,7 +65,13 @@ def lengths_in(model: OmniAVSR, request: Request) -> Lengths:
         inputs[modality] = torch.full((request.batch_size,), samples)
         found = encoder_cost(encoder_of(model, modality)).num_features(inputs[modality])
         features[modality] = int(found.max())
-        rate, projector = request.rates.of(modality), model.projectors[modality]
-        assert isinstance(projector, ModalityProjector)
-        tokens[modality] = int(projector.of_rate(rate).num_tokens(num_tokens(found, rate, compression)).max())
+        tokens[modality] = num_tokens_of(model, modality, request.rates.of(modality), features[modality])
     return Lengths(inputs, features, len(prefix_ids(request.task, tokens, model.text_ids)))
+
+
+def num_tokens_of(model: OmniAVSR, modality: Modality, rate: int, length: int) -> int:
+    """Tokens that a projector makes of so many features of one clip."""
+    projector = model.projectors[modality]
+    assert isinstance(projector, ModalityProjector)
+    compressed = num_tokens(torch.tensor([length]), rate, model.config.compression)
+    return int(projector.of_rate(rate).num_tokens(compressed))

@@ -1,30 +1,31 @@
 """What training on a device takes: gradients, the optimizer's state, and what forward passes keep for the backward one.
 
-For stages through the LLM that train projectors, markers and LoRA, as a device may; what an encoder keeps that is
-trained as a whole is not described. One task's graph is in memory at a time, so the longest one counts.
+For stages that train projectors, markers and LoRA through the LLM, or projectors towards its embeddings; what an
+encoder keeps that is trained as a whole is not described. One task's graph is in memory at a time, so the longest one
+counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from omni_avsr.adapters import ROUTES
+from omni_avsr.adapters import LORA, ROUTES
+from omni_avsr.config import BridgeFormerConfig, ProjectorConfig
 from omni_avsr.edge.encoder_memory import FLOAT32
-from omni_avsr.edge.ledger import Memory, MemoryConstants, MemoryLedger, Part, Stage, torch_dtype
-from omni_avsr.edge.request import Request, lengths_in
+from omni_avsr.edge.ledger import Bytes, Memory, MemoryConstants, MemoryLedger, Part, Stage, torch_dtype
+from omni_avsr.edge.request import Request, lengths_in, num_tokens_of
 from omni_avsr.encoders.access import encoder_of
 from omni_avsr.encoders.avhubert import AVHubertEncoder
 from omni_avsr.encoders.build import SpeechEncoder
 from omni_avsr.flops.encoders import STEPS, encoder_cost
-from omni_avsr.stages import RecognitionObjectiveConfig, StageConfig, freeze_all_but
+from omni_avsr.stages import EmbedLinkObjectiveConfig, RecognitionObjectiveConfig, StageConfig, freeze_all_but
 from omni_avsr.types import Modality, Rates
 
 Precision = Literal["32-true", "bf16-mixed"]
 BFLOAT16 = 2
 _MOMENTS = 2
 """Numbers that AdamW keeps of each parameter."""
-_LORA = ".lora_"
 GRAPH_SCALE = 1.85
 """Bytes that the allocator holds for each byte of a graph, whose many tensors come and go in another order; measured
 with glibc on steps of SmolLM2-135M in float32 and bfloat16, on clips of 3 and of 12 s: 1.80 to 1.97."""
@@ -45,13 +46,15 @@ def training_memory(ledger: MemoryLedger, stage: StageConfig, step: Step, consta
     """The memory of a process that trains ``stage``. What the stage freezes is frozen in the ledger's model.
 
     Raises:
-        ValueError: the stage does not go through the LLM, or trains more of an encoder than LoRA.
+        ValueError: the stage trains an encoder alone, or more of one than LoRA.
     """
-    if not isinstance(stage.objective, RecognitionObjectiveConfig):
-        raise ValueError(f"the memory of a stage with the objective {stage.objective.kind} is not known")
     model = ledger.model
     names = freeze_all_but(model, stage.trainable)
-    if whole := [name for name in sorted(names) if name.startswith("encoders.") and _LORA not in name]:
+    if isinstance(stage.objective, EmbedLinkObjectiveConfig):
+        return _linking_memory(ledger, stage.objective, step, constants)
+    if not isinstance(stage.objective, RecognitionObjectiveConfig):
+        raise ValueError(f"the memory of a stage with the objective {stage.objective.kind} is not known")
+    if whole := [name for name in sorted(names) if name.startswith("encoders.") and LORA not in name]:
         raise ValueError(f"what an encoder keeps that is trained is not known, but for its LoRA; {whole[0]} is trained")
     own = sum(value.nbytes for value in model.parameters() if value.requires_grad)
     task = max(stage.objective.tasks, key=lambda task: len(task.modalities))
@@ -76,6 +79,35 @@ def training_memory(ledger: MemoryLedger, stage: StageConfig, step: Step, consta
     return Memory(stages)
 
 
+def _linking_memory(
+    ledger: MemoryLedger, objective: EmbedLinkObjectiveConfig, step: Step, constants: MemoryConstants
+) -> Memory:
+    """Of a stage that has the LLM's embeddings alone, as floats; frozen encoders have gone before, clip by clip."""
+    own = sum(value.nbytes for value in ledger.model.parameters() if value.requires_grad)
+    table = ledger.llm.table_bytes(torch_dtype(ledger.dtype), None)
+    parts = ledger.held(constants).items()
+    held: dict[Part, int] = {part: size for part, size in parts if part not in ("llm", "adapters")}
+    held = held | {"embeddings": table, "optimizer": _MOMENTS * own}
+    stages: dict[Stage, Bytes] = {"reading encoders": ledger.reading(constants)["reading encoders"]}
+    graph = 0
+    for task in objective.tasks:
+        [modality] = task.modalities
+        if modality not in ledger.model.frame_rates:
+            continue
+        single = Request(task, step.rates, step.seconds)
+        alone = ledger.transcribing(single, constants).stages
+        name: Stage = "encoding audio" if modality is Modality.AUDIO else "encoding video"
+        stages[name] = held | {part: alone[name][part] for part in ("inputs", "features", "activations")}
+        graph += _kept_by_projectors(ledger, replace(single, batch_size=step.num_clips))
+        rate, features = step.rates.of(modality), lengths_in(ledger.model, single).features[modality]
+        num_tokens = step.num_clips * num_tokens_of(ledger.model, modality, rate, features)
+        graph += num_tokens * ledger.llm.hidden * FLOAT32  # differences
+        if objective.contrast_weight:
+            graph += num_tokens * ledger.llm.vocab_size * FLOAT32
+    stages["training"] = held | {"gradients": own, "graph": round(GRAPH_SCALE * graph)}
+    return Memory(stages)
+
+
 def _kept_by_encoder(speech: SpeechEncoder, steps: int) -> int:
     """Bytes of an encoder with LoRA in training, 0 of a frozen one."""
     encoder = speech.encoder
@@ -93,12 +125,20 @@ def _kept_by_encoder(speech: SpeechEncoder, steps: int) -> int:
 
 def _kept_by_projectors(ledger: MemoryLedger, request: Request) -> int:
     """What their layers read, and the tokens that they give."""
-    kept = 0
+    kept, config = 0, ledger.model.config.projector
     lengths = lengths_in(ledger.model, request)
     for modality, length in lengths.features.items():
-        tokens = request.batch_size * -(-length // request.rates.of(modality))
-        hidden = ledger.model.config.projector.hidden_dim
-        kept += tokens * (encoder_of(ledger.model, modality).output_dim + hidden + 2 * ledger.llm.hidden) * FLOAT32
+        rate, width = request.rates.of(modality), encoder_of(ledger.model, modality).output_dim
+        read, given = -(-length // rate), num_tokens_of(ledger.model, modality, rate, length)
+        numbers = given * 2 * ledger.llm.hidden
+        match config:
+            case ProjectorConfig():
+                numbers += read * (width + config.hidden_dim)
+            case BridgeFormerConfig(hidden_dim=dim):
+                # Of a layer: what its norms, its attention and its feed-forward matrices read, and what GELU does.
+                of_layers = config.num_layers * (8 * dim + 2 * config.ffn_dim)
+                numbers += read * (width + 4 * dim + of_layers) + given * 3 * dim
+        kept += request.batch_size * numbers * FLOAT32
     return kept
 
 

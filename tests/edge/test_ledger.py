@@ -17,10 +17,11 @@ from omni_avsr.edge.request import Request, lengths_in
 from omni_avsr.edge.training_memory import GRAPH_SCALE, Step, training_memory
 from omni_avsr.llm import generation_config
 from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.embed_link import EmbedLinkObjective
 from omni_avsr.sequence import assemble, embed
 from omni_avsr.shapes import shaped_model
 from omni_avsr.stages import StageConfig, freeze_all_but, set_modes
-from omni_avsr.types import Features, Modality, Rates, Task
+from omni_avsr.types import Batch, Features, Modality, Rates, Task
 
 NOTHING = MemoryConstants(libraries=0, overhead=0, scale=1.0)
 RATES = Rates(2, 1)
@@ -275,6 +276,44 @@ def test_what_a_step_keeps_is_foretold(trainable: str, dtype: str, precision: An
         assert graph == pytest.approx(kept, rel=0.1)
     own = sum(value.nbytes for name, value in model.named_parameters() if name in trained)
     assert planned.stages["update"]["optimizer"] == planned.stages["update"]["gradients"] == 2 * own
+
+
+@pytest.mark.parametrize("contrast", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "projector",
+    [
+        {"hidden_dim": 48},
+        {"kind": "bridgeformer", "hidden_dim": 64, "num_layers": 3, "num_heads": 4, "ffn_dim": 96, "num_tokens": 8},
+        {"kind": "bridgeformer", "hidden_dim": 64, "num_layers": 2, "num_heads": 4, "ffn_dim": 96, "num_tokens": None},
+    ],
+)
+def test_what_a_step_towards_the_embeddings_keeps_is_foretold(
+    tmp_path: Path, projector: dict[str, Any], contrast: float
+) -> None:
+    trunk = {"dim": 40, "num_layers": 1, "num_heads": 2, "kernel": 3}
+    values = model_values(tmp_path, projector=projector, llm={"dtype": "bfloat16"})
+    values |= {"audio_encoder": {"kind": "compact_audio", **trunk}, "video_encoder": None}
+    config = from_mapping(ModelConfig, values)
+    objective = {"kind": "embed_link", "targets": "pooled", "contrast_weight": contrast}
+    stage = from_mapping(StageConfig, {"objective": objective, "trainable": ["projectors.*"], "num_steps": 1})
+    step = Step(RATES, 8.0, 3, 12)
+    quantised = memory_ledger(shaped_model(config, 0, "meta", LLM_SHAPE), "bfloat16", "int8")
+    planned = training_memory(quantised, stage, step, NOTHING)
+    model = shaped_model(config, 0, llm_shape=LLM_SHAPE)
+    freeze_all_but(model, stage.trainable)
+    model.projectors.train()
+    clips = tuple(replace(clip, text="a b") for clip in tiny_batch().clips)
+    features = model.encode({Modality.AUDIO: Features.pad([torch.randn(8 * 16_000)] * 3)})
+    batch = Batch(clips, {}, {}, 3, 0, features)
+    link = EmbedLinkObjective(stage.objective, 0)  # type: ignore[arg-type]
+    kept = saved_bytes(lambda: link(model, batch).loss, model)[1]
+    kept -= sum(part.values.nbytes for part in features.values())
+    assert planned.stages["training"]["graph"] / GRAPH_SCALE == pytest.approx(kept, rel=0.15)
+    own = sum(value.nbytes for name, value in model.named_parameters() if name.startswith("projectors."))
+    training = planned.stages["training"]
+    assert (training["gradients"], training["optimizer"]) == (own, 2 * own)
+    assert training["embeddings"] == model.llm.get_input_embeddings().weight.nbytes  # type: ignore[union-attr]
+    assert training.keys().isdisjoint({"llm", "adapters", "kv_cache"})
 
 
 def test_training_that_is_not_described_is_refused(tmp_path: Path) -> None:
