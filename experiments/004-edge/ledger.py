@@ -80,7 +80,7 @@ class Setting:
 FINE = Rates(4, 2)
 SETTINGS = (
     Setting("fitted-short", "bfloat16", Request(Task.AVSR, FINE, 3.0)),
-    Setting("fitted-long", "bfloat16", Request(Task.AVSR, FINE, 20.0)),
+    Setting("fitted-long", "bfloat16", Request(Task.AVSR, FINE, 30.0)),
     Setting("int8", "int8", Request(Task.AVSR, FINE, 10.0)),
     Setting("nf4", "nf4", Request(Task.AVSR, FINE, 10.0)),
     Setting("int8-coarse-long", "int8", Request(Task.AVSR, Rates(16, 5), 20.0)),
