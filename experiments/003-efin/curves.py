@@ -175,7 +175,7 @@ def compute_for(rate: float, curve_flops: np.ndarray, rates: np.ndarray) -> floa
 class Comparison:
     """One strategy against another on the same test clips, with intervals over clips and over each one's seeds.
 
-    reductions: by FLOPs, at the other's points that the strategy's curve spans: 1 - error / error.
+    reductions: by FLOPs, at the points of either that both curves span: 1 - error / error.
     share: FLOPs for the other's best error over what the other needs for it; inf where it is never reached, an upper
     bound where ``share_is_bound``: it is reached at the first point already.
     """
@@ -194,7 +194,8 @@ def compare(one: Curve, other: Curve) -> Comparison:
     pairs = list(zip(one.rates(draws[0]), other.rates(draws[1]), strict=True))
     own, others = one.rates(), other.rates()
     reductions = {}
-    for budget in other.flops[(other.flops >= one.flops[0]) & (other.flops <= one.flops[-1])].tolist():
+    least, most = max(one.flops[0], other.flops[0]), min(one.flops[-1], other.flops[-1])
+    for budget in sorted(flops for flops in {*one.flops.tolist(), *other.flops.tolist()} if least <= flops <= most):
         samples = [_reduction(budget, one, a, other, b) for a, b in pairs]
         reductions[budget] = (_reduction(budget, one, own, other, others), _interval(samples))
     samples = [_share(one, a, other, b) for a, b in pairs]

@@ -104,6 +104,7 @@ def _section(task: Task, lines: Sequence[Line], curves: Mapping[str, Curve], dec
     own = [name for name in curves if name.startswith(EFIN)]
     pairs = [compare(curves[one], curve) for one in own for name, curve in curves.items() if name not in own]
     if pairs:
+        parts.insert(1, _in_short([pair for pair in pairs if pair.strategy == EFIN]))
         parts.append(_comparisons(pairs))
     return "\n\n".join(parts)
 
@@ -133,6 +134,18 @@ def _rate(line: Line, level: float | None, unit: Unit) -> str:
     counts = count_errors(hypotheses_of(line, "test", level))
     interval = bootstrap_interval(counts, unit, seed=SEED)
     return f"{100 * error_rate(counts, unit):.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _in_short(pairs: Sequence[Comparison]) -> str:
+    """EFIN with its usual first stage against each other strategy, at the dearest compute that both curves span."""
+    rows = []
+    for pair in pairs:
+        budget = max(pair.reductions, default=math.nan)
+        reduction = _percent(*pair.reductions[budget]) if pair.reductions else "no compute in common"
+        share = ("at most " if pair.share_is_bound else "") + _percent(*pair.share)
+        rows.append([pair.other, f"{budget / 1e12:.4g}", reduction, share])
+    head = ["EFIN against", "TFLOPs", "relative CER reduction there", "EFIN's share of its FLOPs for its best CER"]
+    return table(head, rows)
 
 
 def _comparisons(pairs: Sequence[Comparison]) -> str:
