@@ -24,6 +24,7 @@ from omni_avsr.transcript import Transcript
 from omni_avsr.types import Features, Modality, Rates, Task
 
 FRAMES = 11
+BRIDGE = {"kind": "bridgeformer", "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "ffn_dim": 16}
 MODEL = {"audio": "whisper_trimmed", "compression": {"audio_rates": [2], "video_rates": [3]}}
 
 
@@ -218,8 +219,10 @@ def test_the_command_transcribes_with_them(
         {"compression": {"mode": "stack", "audio_rates": [3]}, "projector": {"layer_norm": False}},
         {"compression": {"mode": "average", "tail": "drop", "audio_rates": [3]}},
         {"compression": {"mode": "stack", "tail": "drop", "audio_rates": [3]}},
+        {"compression": {"audio_rates": [2]}, "projector": BRIDGE | {"num_tokens": 4}},
+        {"compression": {"audio_rates": [2]}, "projector": BRIDGE | {"num_tokens": None}},
     ],
-    ids=["average", "stack", "average, dropped tail", "stack, dropped tail"],
+    ids=["average", "stack", "average, dropped tail", "stack, dropped tail", "bridgeformer", "bridgeformer, unpooled"],
 )
 @torch.no_grad()
 def test_tokens_are_torchs_at_every_rate(settings: dict[str, Any], tmp_path: Path) -> None:
