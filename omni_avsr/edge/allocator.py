@@ -1,9 +1,9 @@
 """What the C library's allocator keeps of freed memory.
 
 glibc serves large blocks from the system itself at first, and from its heap once such blocks were freed. What is freed
-there stays with the process wherever anything above it is in use: a transcription then peaks 50 to 400 MiB higher, by
-chance. Blocks of 8 MiB and more hold what encoders come and go with; going to the system for them costs no time that
-could be measured, for smaller ones it does (256 KiB: a third of a whole transcription).
+there stays with the process wherever anything above it is in use: how high a transcription peaks is then a matter of
+chance. Blocks of 8 MiB and more hold most of what encoders come and go with; going to the system for them costs no time
+that shows, for much smaller ones it does.
 """
 
 from __future__ import annotations
