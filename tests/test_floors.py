@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "loggers",
         "run",
         "personal",
+        "further",
         "evaluation",
         "scorer",
         "conditions",

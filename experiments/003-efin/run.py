@@ -10,7 +10,6 @@ come the tries of learning rates, then what follows from the rates that validati
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import math
@@ -29,7 +28,7 @@ from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from omni_avsr.checkpoint import TRAINED, load_checkpoint
+from omni_avsr.checkpoint import load_checkpoint
 from omni_avsr.cli.hydra_app import config_folder
 from omni_avsr.config import from_mapping, to_mapping
 from omni_avsr.data.batching import ClipSize, PlanSampler
@@ -37,9 +36,9 @@ from omni_avsr.decode import DecodeConfig
 from omni_avsr.features import VIDEO_FPS
 from omni_avsr.files import write_atomically
 from omni_avsr.flops.tape import Flops
-from omni_avsr.provenance import ORIGIN, bind_results, commit, today
-from omni_avsr.resume import ResumePoint
-from omni_avsr.run import RECORD, RunConfig, run
+from omni_avsr.further import run_further
+from omni_avsr.provenance import commit, today
+from omni_avsr.run import RECORD, RunConfig
 from omni_avsr.scorer import Scorer, ScoringConfig
 from omni_avsr.stage_data import training_clips
 from omni_avsr.types import Hypothesis
@@ -47,7 +46,6 @@ from omni_avsr.types import Hypothesis
 log = logging.getLogger(__name__)
 
 TEST_SET = "grid_s1"
-RESUME = "resume.pt"
 # A transcript of GRID takes six tokens and the end; a model that does not know where to end would ramble on for hours.
 SCORING = ScoringConfig(decode=DecodeConfig(max_new_tokens=16), batch_size=40)
 
@@ -122,7 +120,7 @@ def train_and_score(arm: Arm, folders: Folders) -> None:
     with FileLock(folders.runs / f"{arm.name}.lock"):
         for steps in missing(arm, folders):
             config = from_mapping(RunConfig, point_values(arm, steps, folders))
-            train_to(config)
+            run_further(config)
             path, line = results_file(arm, folders), json.dumps(measure(arm, steps, config), default=str)
             before = path.read_text() if path.is_file() else ""
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,31 +168,6 @@ def base_values(arm: Arm, folders: Folders) -> dict[str, Any]:
         values = OmegaConf.to_container(compose("train", overrides), resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def train_to(config: RunConfig) -> None:
-    """Train the run to the lengths of its stages, from an earlier point of its last stage where there is one.
-
-    Raises:
-        ValueError: the output folder holds a run with other settings, or one that is further already.
-    """
-    *_, (name, last) = config.stages.items()
-    settings = to_mapping(config)
-    del settings["stages"][name]["num_steps"]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    config.output.mkdir(parents=True, exist_ok=True)
-    bind_results(config.output, {"arm": digest})
-    folder = config.output / "stages" / f"{len(config.stages) - 1}-{name}"
-    point = ResumePoint.load(folder / RESUME)
-    if point is not None and point.step > last.num_steps:
-        raise ValueError(
-            f"{folder} is at step {point.step}, beyond {last.num_steps}; delete {config.output} to start over"
-        )
-    # Without these the stage counts as unfinished, and its resume point as one of the longer run, which it is: at a
-    # constant rate a longer run begins as a shorter one does.
-    for stale in (TRAINED, RECORD, ORIGIN):
-        (folder / stale).unlink(missing_ok=True)
-    run(config)
 
 
 def measure(arm: Arm, steps: int, config: RunConfig) -> dict[str, Any]:
