@@ -1,0 +1,88 @@
+"""What is tried on each talker: where it starts, what it trains, and at how many steps it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from omni_avsr.types import Task
+
+TALKERS = ("s30", "s31", "s32", "s33", "s35", "s36", "s37", "s39")
+SEED = 7
+POINTS = (10, 30, 100)
+"""Steps of the last stage; a link stage, whose steps are cheap, goes to the last of LINK_POINTS."""
+LINK_POINTS = (10, 30, 100, 300)
+POLISH_POINTS = (10, 30)
+GRID = "grid"
+"""Experiment 001's checkpoint; the other bases are those of bases.py."""
+INSTRUCTION = "Repeat what is said."
+"""What is injected behind the projected speech; the paper does not give its own. Ours, as all numbers here."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """base: where it starts. stages: as of any run, the last one's length apart. points: of the last stage."""
+
+    base: str
+    stages: Mapping[str, Mapping[str, Any]]
+    points: tuple[int, ...]
+    new_projector: bool = False
+
+
+def _stage(objective: Mapping[str, Any], trainable: str, lr: float, clips: int, num_steps: int = 1) -> dict[str, Any]:
+    return {
+        "objective": dict(objective),
+        "trainable": [trainable],
+        "num_steps": num_steps,
+        "optimizer": {"lr": lr, "weight_decay": 0.01, "warmup_steps": 5, "clip_norm": 1.0, "schedule": "constant"},
+        "batching": {"max_clips": clips, "max_frames": 2000},
+        "augment": None,
+        "feature_variants": 1,
+        "validate_every": 100_000,
+    }
+
+
+THROUGH_LLM = {"kind": "recognition", "task_weights": {Task.ASR: 1.0}}
+POOLED = {"kind": "embed_link", "targets": "pooled"}
+HEARD = {"kind": "embed_link", "targets": "heard", "contrast_weight": 1.0}
+ADAPTERS, PROJECTORS = "llm.*lora_*", "projectors.audio.*"
+_LINK = _stage(POOLED, PROJECTORS, 3e-4, 8)
+
+METHODS: Mapping[str, Method] = {
+    "lora": Method(GRID, {"adapters": _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)}, POINTS),
+    "projector": Method(GRID, {"projector": _stage(THROUGH_LLM, PROJECTORS, 3e-4, 4)}, POINTS),
+    "embed_link": Method(GRID, {"link": _LINK}, LINK_POINTS, new_projector=True),
+    "embed_link from s1": Method("pooled", {"link": _LINK}, LINK_POINTS),
+    "embed_link from s1, contrast": Method(
+        "pooled-contrast", {"link": _stage(POOLED | {"contrast_weight": 1.0}, PROJECTORS, 3e-4, 8)}, LINK_POINTS
+    ),
+    "embed_link from s1, heard": Method("heard-contrast", {"link": _stage(HEARD, PROJECTORS, 3e-4, 8)}, LINK_POINTS),
+    "embed_link from s1, polish": Method(
+        "pooled", {"link": _LINK | {"num_steps": 100}, "polish": _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)}, POLISH_POINTS
+    ),
+}
+"""The usual ways, the paper's, and named variants of ours. "from s1": the projector met the embeddings on s1 before."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one talker; without a method it is the base alone, as it is."""
+
+    talker: str
+    method: str | None
+    base: str = GRID
+
+    @property
+    def name(self) -> str:
+        return f"{(self.method or f'none-{self.base}').replace(' ', '-').replace(',', '')}-{self.talker}"
+
+
+def arms() -> list[Arm]:
+    """All bases as they are, then all methods; the talkers of each one after another."""
+    bases = dict.fromkeys(method.base for method in METHODS.values())
+    return [
+        *(Arm(talker, None, base) for base, talker in product(bases, TALKERS)),
+        *(Arm(talker, name, method.base) for (name, method), talker in product(METHODS.items(), TALKERS)),
+    ]
