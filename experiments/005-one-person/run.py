@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from arms import GRID, INSTRUCTION, METHODS, SEED, Arm, arms
+from arms import POOLED as POOLED_TARGETS
 from bases import CHECKPOINT, POOLED, heard_manifest
 
 from omni_avsr.checkpoint import load_checkpoint, read_info, stored_tensors
@@ -35,11 +36,12 @@ from omni_avsr.features import prepare_waveform
 from omni_avsr.files import write_atomically
 from omni_avsr.further import run_further
 from omni_avsr.model import OmniAVSR
+from omni_avsr.objectives.embed_link import EmbedLinkObjective
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RECORD, RunConfig
-from omni_avsr.stages import StageConfig
+from omni_avsr.stages import EmbedLinkObjectiveConfig, StageConfig
 from omni_avsr.start import StartConfig
-from omni_avsr.types import Clip, Features, Modality, Rates, Task
+from omni_avsr.types import Batch, Clip, Features, Modality, Rates, Task
 
 log = logging.getLogger(__name__)
 
@@ -208,9 +210,28 @@ def written(arm: Arm, checkpoint: Path, folders: Folders) -> list[Mapping[str, A
         for prompt in ("own", "none", "instruction") if name == "talker" else ("own",):
             prompted(model, prompt)
             texts = [text for part in features for text in model.generate(part, Task.ASR, RATES, 1, MAX_NEW_TOKENS)]
-            row = {"clips": name, "prompt": prompt, "ids": [clip.id for clip in clips], "texts": texts}
-            rows.append(row | {"references": [clip.text for clip in clips]})
+            rows.append(row_of(name, prompt, clips, texts))
+        if name == "talker" and arm.method is not None and is_linked(arm.method):
+            link = EmbedLinkObjective(from_mapping(EmbedLinkObjectiveConfig, POOLED_TARGETS), SEED)
+            batches = [Batch((), {}, {}, 1, 0, part) for part in features]
+            texts = [text for batch in batches for text in link.transcribe(model, batch)["nearest_audio"]]
+            rows.append(row_of(name, "nearest", clips, texts))
     return rows
+
+
+def is_linked(method: str) -> bool:
+    return any(stage["objective"]["kind"] == "embed_link" for stage in METHODS[method].stages.values())
+
+
+def row_of(name: str, prompt: str, clips: Sequence[Clip], texts: Sequence[str]) -> Mapping[str, Any]:
+    """One way of writing the same clips. nearest: what the embeddings nearest to the tokens read, without the LLM."""
+    return {
+        "clips": name,
+        "prompt": prompt,
+        "ids": [clip.id for clip in clips],
+        "references": [clip.text for clip in clips],
+        "texts": texts,
+    }
 
 
 def encoded(model: OmniAVSR, clips: Sequence[Clip]) -> list[dict[Modality, Features]]:

@@ -94,7 +94,10 @@ HEAD = (
     *("method", "steps", "talkers", "seconds", "seconds a step", "trained", "peak, MiB", "WER, %", "CER, %", "ROUGE-1"),
     *(f"WER without {SEEN}, %", "WER on s1, %"),
 )
-PROMPT_HEAD = ("method", "steps", "WER with its own prompt, %", "without any, %", "with the instruction, %")
+PROMPT_HEAD = (
+    *("method", "steps", "WER with its own prompt, %", "without any, %", "with the instruction, %"),
+    "by the nearest embeddings, without the LLM, %",
+)
 
 
 def row_of(point: Point) -> list[str]:
@@ -113,8 +116,8 @@ def row_of(point: Point) -> list[str]:
 
 
 def prompt_row(point: Point) -> list[str]:
-    rates = [percent(point.hypotheses(prompt=prompt), "words") for prompt in ("own", "none", "instruction")]
-    return [point.method, str(point.steps), *rates]
+    written = [point.hypotheses(prompt=prompt) for prompt in ("own", "none", "instruction", "nearest")]
+    return [point.method, str(point.steps), *(percent(own, "words") if own else "" for own in written)]
 
 
 def percent(hypotheses: Sequence[Hypothesis], unit: Any) -> str:
