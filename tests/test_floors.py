@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "config", "files", "pickles", "provenance", "weights", "users"),
+    ("types", "config", "files", "pickles", "provenance", "weights", "users", "side_by_side"),
     (
         "archive",
         "media",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
 import re
 import shutil
 import sys
@@ -19,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from omni_avsr.files import replacing, write_atomically
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RECORD, RunConfig, run
 from omni_avsr.scorer import EncodedBatch, Scorer, ScoringConfig
+from omni_avsr.side_by_side import run_side_by_side
 from omni_avsr.types import MATCHED, Clip, Features, Hypothesis, Modality, Task
 
 log = logging.getLogger(__name__)
@@ -201,29 +202,10 @@ def main() -> None:
     folders = Folders(options.prepared, options.noise, options.runs)
     chosen = [arm for arm in arms() if any(fnmatchcase(arm.name, glob) for glob in options.only)]
     todo = [arm for arm in chosen if not results_file(arm).is_file()]
-    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
-        for _ in pool.imap_unordered(Job(folders), todo, chunksize=1):
-            pass
+    work = partial(train_and_score, folders=folders)
+    run_side_by_side(work, {arm.name: arm for arm in todo}, folders.runs, options.processes)
     if failed := [arm.name for arm in todo if not results_file(arm).is_file()]:
         sys.exit(f"failed, for the reasons in {options.runs}/*.log: {', '.join(failed)}")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs one arm in a process of its own, with its log in RUNS/<name>.log; a failure leaves the other arms alone."""
-
-    folders: Folders
-
-    def __call__(self, arm: Arm) -> None:
-        torch.set_num_threads(1)
-        self.folders.runs.mkdir(parents=True, exist_ok=True)
-        with (self.folders.runs / f"{arm.name}.log").open("a") as file:
-            sys.stdout = sys.stderr = file
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=file, force=True)
-            try:
-                train_and_score(arm, self.folders)
-            except Exception:
-                log.exception("%s failed", arm.name)
 
 
 def link(arm: Arm, folders: Folders) -> Path:

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
-import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from arms import PROJECTOR_STEPS, TRAINING_SNR_DB, Arm, follow_ups, tries
 from curves import RESULTS, choose_scales, read_lines
 from filelock import FileLock
@@ -40,10 +38,9 @@ from omni_avsr.further import run_further
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RECORD, RunConfig
 from omni_avsr.scorer import Scorer, ScoringConfig
+from omni_avsr.side_by_side import run_side_by_side
 from omni_avsr.stage_data import training_clips
 from omni_avsr.types import Hypothesis
-
-log = logging.getLogger(__name__)
 
 TEST_SET = "grid_s1"
 # A transcript of GRID takes six tokens and the end; a model that does not know where to end would ramble on for hours.
@@ -69,7 +66,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="arms side by side, one thread each (2)")
     options = parser.parse_args()
     folders = Folders(options.prepared, options.noise, options.runs)
-    folders.runs.mkdir(parents=True, exist_ok=True)
     failed = run_all(tries(), options.only, options.processes, folders)
     chosen = choose_scales(read_lines(folders.results))
     failed += run_all(follow_ups(chosen), options.only, options.processes, folders)
@@ -81,27 +77,9 @@ def run_all(arms: Sequence[Arm], globs: Sequence[str], processes: int, folders: 
     """Run what is missing of the arms that match a glob; returns the names of those that failed."""
     chosen = [arm for arm in arms if any(fnmatchcase(arm.name, glob) for glob in globs)]
     todo = [arm for arm in chosen if missing(arm, folders)]
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        for _ in pool.imap_unordered(Job(folders), todo, chunksize=1):
-            pass
+    work = partial(train_and_score, folders=folders)
+    run_side_by_side(work, {arm.name: arm for arm in todo}, folders.runs, processes)
     return sorted({arm.name for arm in todo if missing(arm, folders)})
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs one arm in a process of its own, with its log in RUNS/<name>.log; a failure leaves the other arms alone."""
-
-    folders: Folders
-
-    def __call__(self, arm: Arm) -> None:
-        torch.set_num_threads(1)
-        with (self.folders.runs / f"{arm.name}.log").open("a") as file:
-            sys.stdout = sys.stderr = file
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=file, force=True)
-            try:
-                train_and_score(arm, self.folders)
-            except Exception:
-                log.exception("%s failed", arm.name)
 
 
 def results_file(arm: Arm, folders: Folders) -> Path:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,10 @@ from omni_avsr.model import OmniAVSR
 from omni_avsr.objectives.embed_link import EmbedLinkObjective
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RECORD, RunConfig
+from omni_avsr.side_by_side import run_side_by_side
 from omni_avsr.stages import EmbedLinkObjectiveConfig, StageConfig
 from omni_avsr.start import StartConfig
 from omni_avsr.types import Batch, Clip, Features, Modality, Rates, Task
-
-log = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = Rates(4, 2)
@@ -71,31 +69,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="arms side by side, one thread each (2)")
     options = parser.parse_args()
     folders = Folders(options.prepared, options.runs)
-    folders.runs.mkdir(parents=True, exist_ok=True)
     chosen = [arm for arm in arms() if any(fnmatchcase(arm.name, glob) for glob in options.only)]
     todo = [arm for arm in chosen if missing(arm, folders)]
-    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
-        for _ in pool.imap_unordered(Job(folders), todo, chunksize=1):
-            pass
+    work = partial(train_and_score, folders=folders)
+    run_side_by_side(work, {arm.name: arm for arm in todo}, folders.runs, options.processes)
     if failed := [arm.name for arm in todo if missing(arm, folders)]:
         sys.exit(f"failed, for the reasons in {options.runs}/*.log: {', '.join(failed)}")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs one arm in a process of its own, with its log in RUNS/<name>.log; a failure leaves the other arms alone."""
-
-    folders: Folders
-
-    def __call__(self, arm: Arm) -> None:
-        torch.set_num_threads(1)
-        with (self.folders.runs / f"{arm.name}.log").open("a") as file:
-            sys.stdout = sys.stderr = file
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=file, force=True)
-            try:
-                train_and_score(arm, self.folders)
-            except Exception:
-                log.exception("%s failed", arm.name)
 
 
 def points(arm: Arm) -> tuple[int, ...]:
