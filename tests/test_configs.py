@@ -98,12 +98,12 @@ def test_a_profile_changes_numbers_of_training_and_of_evaluation(name: str) -> N
 
 
 def test_every_config_file_is_composed_by_a_test() -> None:
-    """``corpus``, ``prepare``, ``import_checkpoint``, ``hydra`` (the launcher for SLURM) and what only the paper's
-    experiments use have their own tests; every file of ``stage`` is a part of some file of ``stages``.
+    """Others have tests of their own: ``corpus``, ``prepare``, ``import_checkpoint``, ``personal``, ``hydra`` (SLURM's
+    launcher) and what only the paper's experiments use. Every file of ``stage`` is a part of some file of ``stages``.
     """
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     of_the_paper = {"language_model", "recipe", "training_set", "task", "dedicated", "counted"}
-    parts = {"model", "data", "stages", "trainer", "stage", "experiment", "corpus", "hydra", "profile"}
+    parts = {"model", "data", "stages", "trainer", "stage", "experiment", "corpus", "hydra", "profile", "personal"}
     assert groups == parts | of_the_paper
     assert {path.stem for path in config_folder().glob("*.yaml")} == {
         "train",

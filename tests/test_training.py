@@ -122,7 +122,8 @@ def test_a_schedule_whose_time_runs_out_first_is_at_its_end_by_then() -> None:
     factor, by_steps = schedule(config, 12, lambda: spent), schedule(config, 12)
     assert [factor(step) for step in range(12)] == [by_steps(step) for step in range(12)]
     spent = 0.5
-    assert factor(3) == pytest.approx(0.5) < by_steps(3)
+    assert factor(3) == pytest.approx(0.5)
+    assert by_steps(3) > 0.9
     assert factor(11) == by_steps(11)  # steps are further than the time
     spent = 1.2
     assert factor(3) == pytest.approx(0)

@@ -42,7 +42,7 @@ def test_stages_and_times_of_a_transcription(checkpoint: Path, tmp_path: Path, t
     assert figures.encoding.keys() == set(task.modalities)
     assert all(seconds > 0 for seconds in figures.encoding.values())
     assert figures.prompt is not None and figures.prompt > 0  # noqa: PT018
-    assert figures.step is not None and figures.step > 0  # noqa: PT018
+    assert figures.step is not None and figures.step >= 0  # noqa: PT018  # the difference of two times
 
 
 def test_random_weights_of_any_shape_serve_too(tmp_path: Path) -> None:
