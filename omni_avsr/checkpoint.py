@@ -23,14 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from omni_avsr.adapters import (
-    LORA,
-    MergedRouter,
-    adapter_names,
-    load_adapter,
-    parameter_name,
-    save_adapter,
-)
+from omni_avsr.adapters import LORA, MergedRouter, adapter_names, load_adapter, parameter_name, save_adapter
 from omni_avsr.build import Merge, build_llm, build_model
 from omni_avsr.config import DType, ModelConfig, QuantizationChoice, from_mapping, to_mapping
 from omni_avsr.encoders.build import SpeechEncoder
@@ -260,7 +253,7 @@ def load_checkpoint(
         _check_frozen(folder, info)
     merge = None if merged_task is None else _merge(folder, info, merged_task)
     exported = None if encoders is None else _exported_encoders(encoders, folder, config)
-    # 50 MiB less of the published size; a model that is loaded is there to be run.
+    # A model that is loaded is there to be run, and memory is why it is quantised.
     narrow = getattr(torch, config.llm.dtype) if config.llm.quantization is not None else torch.float32
     model = build_model(config, 0, merge, exported, narrow)
     elsewhere = tuple(f"encoders.{modality}.encoder." for modality in exported or ())

@@ -1,6 +1,7 @@
 """A transcription that is measured, in this process and in one of its own, and what a calibration makes of such."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from helpers_model import model_values
 
 from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.edge import calibrate as calibrate_module
+from omni_avsr.edge import probe as probe_module
 from omni_avsr.edge.calibrate import Calibration, calibrate, write_noise_clip
 from omni_avsr.edge.device import read_device, write_device
 from omni_avsr.edge.ledger import MemoryConstants, in_format, planned_memory
@@ -35,14 +37,31 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("task", list(Task))
-def test_stages_and_times_of_a_transcription(checkpoint: Path, tmp_path: Path, task: Task) -> None:
+def test_stages_and_times_of_a_transcription(
+    checkpoint: Path, tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that is told: each encoder takes half a second, a first token one, and all five of them three."""
+    ticks = [0.5] * len(task.modalities) + [1.0, 3.0]
+    done = []
+
+    def fastest(work: Callable[[], object], repetitions: int) -> float:
+        work()
+        done.append(repetitions)
+        return ticks[len(done) - 1]
+
+    monkeypatch.setattr(probe_module, "_fastest", fastest)
     request = Request(task, Rates(2, 3), 0.4, new_tokens=5, num_beams=2)
-    figures = run(Probe(request, write_noise_clip(tmp_path, 0.4), checkpoint=checkpoint, repetitions=1))
+    figures = run(Probe(request, write_noise_clip(tmp_path, 0.4), checkpoint=checkpoint, repetitions=2))
     assert 0 < figures.libraries <= figures.loaded <= figures.peak
-    assert figures.encoding.keys() == set(task.modalities)
-    assert all(seconds > 0 for seconds in figures.encoding.values())
-    assert figures.prompt is not None and figures.prompt > 0  # noqa: PT018
-    assert figures.step is not None and figures.step >= 0  # noqa: PT018  # the difference of two times
+    assert figures.encoding == dict.fromkeys(task.modalities, 0.5)
+    assert (figures.prompt, figures.step) == (1.0, 0.5)
+    assert done == [2] * len(ticks)
+
+
+def test_the_fastest_repetition_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 24.0])
+    monkeypatch.setattr(probe_module.time, "perf_counter", lambda: next(clock))
+    assert probe_module._fastest(lambda: None, 3) == 2.0
 
 
 def test_random_weights_of_any_shape_serve_too(tmp_path: Path) -> None:
