@@ -167,7 +167,7 @@ def test_transcribing_imports_nothing_that_it_does_not_need(folder: Path) -> Non
     )
     found = {name.partition(".")[0] for name in modules.split()}
     assert {"torch", "transformers", "peft", "av"} <= found
-    needless = {*HEAVY, "onnxruntime", "onnx", "onnxscript", "gradio", "tensorboard", "cv2"} - {"torchvision"}
+    needless = {*HEAVY, "onnxruntime", "onnx", "onnxscript", "gradio", "jiwer", "tensorboard", "cv2"} - {"torchvision"}
     assert not found & needless
 
 
