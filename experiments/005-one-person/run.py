@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from omni_avsr.config import ModelConfig, from_mapping
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.manifest import read_manifest, write_manifest
-from omni_avsr.edge.budget import process_bytes
-from omni_avsr.edge.meter import resident
+from omni_avsr.edge.budget import Profile, process_bytes
+from omni_avsr.edge.meter import GIB, resident
 from omni_avsr.features import prepare_waveform
 from omni_avsr.files import write_atomically
 from omni_avsr.further import run_further
@@ -91,13 +91,16 @@ def missing(arm: Arm, folders: Folders) -> list[int]:
 def train_and_score(arm: Arm, folders: Folders) -> None:
     """Train to each point that is missing, score there, and go on from there."""
     path = folders.results / f"{arm.name}.jsonl"
-    for steps in missing(arm, folders):
-        libraries, facts = resident().peak, {}
+    libraries, todo = resident().peak, missing(arm, folders)
+    for steps in todo:
+        facts: dict[str, Any] = {}
         checkpoint = base_checkpoint(arm.base, folders)
         if arm.method is not None:
             config = run_config(arm, steps, folders)
             run_further(config)
-            facts = training_facts(config) | {"peak": resident().peak, "limit": process_bytes(BOARD_GIB)}
+            facts = training_facts(config)
+            if steps == todo[0]:  # later the peak may be that of scoring
+                facts |= {"libraries": libraries, "peak": resident().peak}
             checkpoint = config.output / "checkpoint"
         line = {
             **asdict(arm),
@@ -106,7 +109,6 @@ def train_and_score(arm: Arm, folders: Folders) -> None:
             "commit": commit(),
             "date": today(),
             "seed": SEED,
-            "libraries": libraries,
             **facts,
             "hypotheses": written(arm, checkpoint, folders),
         }
@@ -141,6 +143,7 @@ def run_config(arm: Arm, steps: int, folders: Folders) -> RunConfig:
         loggers=("csv",),
         start=StartConfig(base, start_parts(base, method.new_projector)),
         checkpoint_dtype="float32",
+        profile=Profile(process_gib=process_bytes(BOARD_GIB) / GIB),
     )
 
 
@@ -181,16 +184,13 @@ def written(arm: Arm, checkpoint: Path, folders: Folders) -> list[Mapping[str, A
     The prompt is what the adapters were trained with; none, and an instruction, tell what Tiny-Align's injection does.
     """
     model = load_checkpoint(checkpoint)
-    grid = read_manifest(heard_manifest(folders.prepared, folders.runs / "known"))
-    known = [clip for clip in grid if clip.split == "test"][:NUM_KNOWN]
     rows: list[Mapping[str, Any]] = []
-    for name, clips in (("talker", clips_of(arm.talker, "test", folders)), ("known", known)):
-        features = encoded(model, clips)
+    for name, (clips, features) in encoded_sets(arm.talker, folders).items():
         for prompt in ("own", "none", "instruction") if name == "talker" else ("own",):
             prompted(model, prompt)
             texts = [text for part in features for text in model.generate(part, Task.ASR, RATES, 1, MAX_NEW_TOKENS)]
             rows.append(row_of(name, prompt, clips, texts))
-        if name == "talker" and arm.method is not None and is_linked(arm.method):
+        if name == "talker" and is_linked(arm):
             link = EmbedLinkObjective(from_mapping(EmbedLinkObjectiveConfig, POOLED_TARGETS), SEED)
             batches = [Batch((), {}, {}, 1, 0, part) for part in features]
             texts = [text for batch in batches for text in link.transcribe(model, batch)["nearest_audio"]]
@@ -198,8 +198,20 @@ def written(arm: Arm, checkpoint: Path, folders: Folders) -> list[Mapping[str, A
     return rows
 
 
-def is_linked(method: str) -> bool:
-    return any(stage["objective"]["kind"] == "embed_link" for stage in METHODS[method].stages.values())
+@cache
+def encoded_sets(talker: str, folders: Folders) -> Mapping[str, tuple[list[Clip], list[dict[Modality, Features]]]]:
+    """Test clips of the talker and of the known speaker, encoded; once, since no method trains the encoder."""
+    model = load_checkpoint(CHECKPOINT)
+    grid = read_manifest(heard_manifest(folders.prepared, folders.runs / f"known-{talker}"))
+    known = [clip for clip in grid if clip.split == "test"][:NUM_KNOWN]
+    sets = {"talker": clips_of(talker, "test", folders), "known": known}
+    return {name: (clips, encoded(model, clips)) for name, clips in sets.items()}
+
+
+def is_linked(arm: Arm) -> bool:
+    """Whether the arm's tokens are to be near the LLM's embeddings."""
+    stages = METHODS[arm.method].stages if arm.method else {}
+    return arm.base != GRID or any(stage["objective"]["kind"] == "embed_link" for stage in stages.values())
 
 
 def row_of(name: str, prompt: str, clips: Sequence[Clip], texts: Sequence[str]) -> Mapping[str, Any]:

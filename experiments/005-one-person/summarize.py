@@ -105,11 +105,12 @@ def row_of(point: Point) -> list[str]:
     steps = fmean(line.get("steps_by_stage", [0])[-1] for line in lines)
     last = fmean(line.get("seconds_by_stage", [0.0])[-1] for line in lines)
     rouge = [one_rouge(h) for h in own]
+    peaks = [line["peak"] for line in lines if "peak" in line]
     return [
         *(point.method, str(point.steps), str(len(lines)), f"{point.seconds:.1f}"),
         f"{last / steps:.3f}" if steps else "",
         str(sum(lines[0]["num_trainable"])) if "num_trainable" in lines[0] else "",
-        f"{max(line['peak'] for line in lines) / MIB:.0f}" if "peak" in lines[0] else "",
+        f"{max(peaks) / MIB:.0f}" if peaks else "",
         *(percent(own, "words"), percent(own, "characters"), f"{fmean(rouge):.3f}"),
         *(percent(point.hypotheses(but=SEEN), "words"), percent(point.hypotheses("known"), "words")),
     ]
