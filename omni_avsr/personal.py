@@ -29,11 +29,12 @@ from omni_avsr.checkpoint import (
     read_info,
     stored_tensors,
 )
-from omni_avsr.config import STRICT, AnyProjectorConfig, QuantizationChoice
+from omni_avsr.config import STRICT, AnyProjectorConfig, ModelConfig, QuantizationChoice
 from omni_avsr.data.config import DataConfig
 from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.decode import DecodeConfig
 from omni_avsr.edge.budget import Profile
+from omni_avsr.edge.check import check_transcribing
 from omni_avsr.error_counts import count_errors, wer
 from omni_avsr.provenance import commit, today
 from omni_avsr.run import RunConfig, train_stages
@@ -119,8 +120,11 @@ def personalize(config: PersonalConfig) -> Outcome:
     """
     folder, work = user_folder(config.user, config.users), unfinished_folder(config.user, config.users)
     enrolled, held_back = split_clips(own_clips(config), config.held_back, config.seed)
+    others = _others(config, {clip.speaker for clip in enrolled if clip.speaker})
+    run = _run_config(config, enrolled, held_back, work)
+    _check_scoring(config.profile, run.model, [*held_back, *others])
     tensors: dict[str, Tensor] = {}
-    for stage in train_stages(_run_config(config, enrolled, held_back, work)).folders:  # later ones count
+    for stage in train_stages(run).folders:  # later ones count
         tensors |= load_file(stage / TRAINED)
     enrolment = Enrolment(
         checkpoint_sha256(config.checkpoint),
@@ -134,7 +138,6 @@ def personalize(config: PersonalConfig) -> Outcome:
         config.method.prompts,
     )
     save_enrolment(work / "candidate", enrolment, tensors)
-    others = _others(config, {clip.speaker for clip in enrolled if clip.speaker})
     before = folder if folder.exists() and _same_checkpoint(folder, enrolment) else None
     states = {"before": before, "after": work / "candidate"}
     sets = {"own": held_back, "others": others}
@@ -221,6 +224,14 @@ def _others(config: PersonalConfig, own: set[str]) -> list[Clip]:
     if not clips:
         raise ValueError(f"{config.others} has no clip of another talker")
     return clips[:: math.ceil(len(clips) / config.max_other_clips)]
+
+
+def _check_scoring(profile: Profile | None, model: ModelConfig, clips: Sequence[Clip]) -> None:
+    """ValueError: the profile cannot hold the whole model on these clips, which a stage without the LLM may hide."""
+    if profile is not None:
+        tasks = [task for task in model.tasks if any(set(task.modalities) <= set(clip.modalities) for clip in clips)]
+        longest = max(clip.seconds for clip in clips)
+        check_transcribing(profile, model, tasks, longest, ScoringConfig().batch_size, 1, DecodeConfig().max_new_tokens)
 
 
 def _same_checkpoint(folder: Path, enrolment: Enrolment) -> bool:

@@ -1,6 +1,7 @@
 """One person on top of a checkpoint: enrolled, kept or not, used, resumed, forgotten; the checkpoint stays as it is."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from omni_avsr.checkpoint import checkpoint_sha256, load_checkpoint
 from omni_avsr.cli.hydra_app import config_folder, read_yaml
 from omni_avsr.config import BridgeFormerConfig, from_mapping
 from omni_avsr.data.manifest import read_manifest, write_manifest
-from omni_avsr.edge.budget import Profile
+from omni_avsr.edge.budget import Profile, process_bytes
+from omni_avsr.edge.meter import run_limited
 from omni_avsr.personal import Method, PersonalConfig, own_clips, personalize, split_clips
 from omni_avsr.provenance import file_sha256
 from omni_avsr.stages import matching_names
@@ -222,8 +224,13 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, monkeypatch:
         _two_speakers(folder, tmp_path)
     with pytest.raises(ValueError, match=r"user '\.\./anna'"):
         personalize(replace(settings(folder, tmp_path), user="../anna"))
-    with pytest.raises(ValueError, match=r"stage adapters .* of 0\.10 GiB"):
-        personalize(settings(folder, tmp_path, profile=Profile(process_gib=0.1)))
+    small = Profile(process_gib=0.1)
+    with pytest.raises(ValueError, match=r"asr of 8 x .* of 0\.10 GiB"):  # to score; training runs no LLM
+        personalize(settings(folder, tmp_path, LINK, profile=small))
+    with monkeypatch.context() as patch:
+        patch.setattr(personal, "check_transcribing", lambda *_: None)
+        with pytest.raises(ValueError, match=r"stage adapters .* of 0\.10 GiB"):
+            personalize(settings(folder, tmp_path, profile=small))
     assert not (tmp_path / "anna").exists()
     own = personalize(settings(folder, tmp_path)).folder
     save_tiny_checkpoint(tmp_path / "other")
@@ -231,6 +238,21 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, monkeypatch:
         load_checkpoint(tmp_path / "other" / "checkpoint", user=own)
     with pytest.raises(ValueError, match="adapters of anna cannot be merged"):
         load_checkpoint(folder / "checkpoint", merged_task=Task.ASR, user=own)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
+def test_an_enrolment_stays_below_its_limit(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from omni_avsr.cli.main import main; main()", "personalize", "--user", "anna"]
+    command += ["--checkpoint", f"{folder}/checkpoint", "--clips", f"{folder}/corpus/manifest.jsonl"]
+    command += ["--speaker", "anna", "--users", f"{tmp_path}", "--method", "embed_link", "--minutes", "0.02"]
+    limit = process_bytes(4.0)
+    outcome = run_limited([*command, "--memory", "4GB"], limit)
+    assert not outcome.killed
+    assert "WER on clips that were held back" in outcome.output, outcome.errors
+    assert 0 < outcome.peak <= limit
+    refused = run_limited([*command, "--memory", "1.9GB"], limit)
+    assert refused.exit_code != 0
+    assert "that the profile leaves to a process" in refused.errors
 
 
 def _two_speakers(folder: Path, scratch: Path) -> Sequence[Any]:
