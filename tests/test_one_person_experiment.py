@@ -81,10 +81,13 @@ def test_an_arm_is_trained_scored_and_told(
     prompts = [(row["clips"], row["prompt"]) for row in lines[0]["hypotheses"]]
     expected = [("talker", "own"), ("talker", "none"), ("talker", "instruction"), ("known", "own")]
     assert sorted(prompts) == sorted([*expected, *([("talker", "nearest")] if method == "embed_link" else [])])
-    scripts["summarize"].summarize(tmp_path / "results", tmp_path)
+    memory = tmp_path / "memory.jsonl"
+    memory.write_text(json.dumps({"method": method, "peak": 3 << 20, "libraries": 2 << 20, "limit": 4 << 20}) + "\n")
+    scripts["summarize"].summarize(tmp_path / "results", memory, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert f"| {method} | 1 | 2 |" in table
     assert "| none (grid) | 0 | 2 | 0.0 |  |" in table
+    assert f"| {method} | 3 | 2 | 4 |" in table
     assert (tmp_path / "curves.png").is_file()
     told: dict[str, Any] = {"lora": "times faster than lora", "embed_link": "There is no point of lora."}
     assert told[method] in table

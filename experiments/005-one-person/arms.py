@@ -12,8 +12,9 @@ from omni_avsr.types import Task
 TALKERS = ("s30", "s31", "s32", "s33", "s35", "s36", "s37", "s39")
 SEED = 7
 POINTS = (10, 30, 100)
-"""Steps of the last stage; a link stage, whose steps are cheap, goes to the last of LINK_POINTS."""
-LINK_POINTS = (30, 100, 300)
+"""Steps of the last stage at which an arm is scored."""
+NEW_POINTS = (30, 100, 300)
+"""Of EmbedLink with a new projector, which has more to learn."""
 POLISH_POINTS = (10, 30)
 GRID = "grid"
 """Experiment 001's checkpoint; the other bases are those of bases.py."""
@@ -23,12 +24,16 @@ INSTRUCTION = "Repeat what is said."
 
 @dataclass(frozen=True)
 class Method:
-    """base: where it starts. stages: as of any run, the last one's length apart. points: of the last stage."""
+    """base: where it starts. stages: as of any run, the last one's length apart. points: of the last stage.
+
+    rehearsed: clips of the speaker that the model knew before, to train on beside the talker's.
+    """
 
     base: str
     stages: Mapping[str, Mapping[str, Any]]
-    points: tuple[int, ...]
+    points: tuple[int, ...] = POINTS
     new_projector: bool = False
+    rehearsed: int = 0
 
 
 def _stage(objective: Mapping[str, Any], trainable: str, lr: float, clips: int, num_steps: int = 1) -> dict[str, Any]:
@@ -48,23 +53,28 @@ THROUGH_LLM = {"kind": "recognition", "task_weights": {Task.ASR: 1.0}}
 POOLED = {"kind": "embed_link", "targets": "pooled"}
 HEARD = {"kind": "embed_link", "targets": "heard", "contrast_weight": 1.0}
 ADAPTERS, PROJECTORS = "llm.*lora_*", "projectors.audio.*"
-_LINK, _LINK_HEARD = _stage(POOLED, PROJECTORS, 3e-4, 8), _stage(HEARD, PROJECTORS, 3e-4, 8)
-_POLISH = _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)
+_LORA = {"adapters": _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)}
+_PROJECTOR = {"projector": _stage(THROUGH_LLM, PROJECTORS, 3e-4, 4)}
+_LINK = _stage(HEARD, PROJECTORS, 1e-4, 8)
 
 METHODS: Mapping[str, Method] = {
-    "lora": Method(GRID, {"adapters": _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)}, POINTS),
-    "projector": Method(GRID, {"projector": _stage(THROUGH_LLM, PROJECTORS, 3e-4, 4)}, POINTS),
-    "embed_link": Method(GRID, {"link": _LINK}, LINK_POINTS, new_projector=True),
-    "embed_link from s1": Method("pooled", {"link": _LINK}, LINK_POINTS),
-    "embed_link from s1, heard": Method("heard", {"link": _LINK_HEARD}, LINK_POINTS),
-    "embed_link from s1, heard and read": Method("heard-read", {"link": _LINK_HEARD}, LINK_POINTS),
-    "embed_link from s1, polish": Method(
-        "heard", {"link": _LINK_HEARD | {"num_steps": 100}, "polish": _POLISH}, POLISH_POINTS
-    ),
+    "lora": Method(GRID, _LORA),
+    "projector": Method(GRID, _PROJECTOR),
+    "new projector": Method(GRID, _PROJECTOR, new_projector=True),
+    "embed_link": Method(GRID, {"link": _stage(POOLED, PROJECTORS, 3e-4, 8)}, NEW_POINTS, new_projector=True),
+    "embed_link from s1": Method("pooled", {"link": _stage(POOLED, PROJECTORS, 1e-4, 8)}),
+    "embed_link from s1, heard": Method("heard", {"link": _LINK}),
+    "embed_link from s1, heard and read": Method("heard-read", {"link": _LINK}),
+    "embed_link from s1, rehearsal": Method("heard-read", {"link": _LINK}, rehearsed=10),
+    "embed_link from s1, polish": Method("heard-read", {"link": _LINK | {"num_steps": 10}, **_LORA}, POLISH_POINTS),
 }
-"""The usual ways, the paper's, and named variants of ours. "from s1": the projector met the embeddings on s1 before;
-"heard": word by word, where the CTC head hears them; "read": the adapters learnt on s1 to read such tokens; "polish":
-they learn it on the talker, at the end."""
+"""The usual ways, through the LLM; the paper's; and named variants of ours.
+
+new projector: a BridgeFormer that knows nothing, as that of embed_link, which makes these two the paper's comparison.
+from s1: the projector met the embeddings on s1 before. heard: word by word, where the CTC head hears them, with a
+contrast over the vocabulary. read: the adapters learnt on s1 to read such tokens. rehearsal, polish: both of these, and
+clips of s1 beside the talker's, or a short lora at the end.
+"""
 
 
 @dataclass(frozen=True)

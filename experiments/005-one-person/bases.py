@@ -24,7 +24,7 @@ from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.run import RunConfig, run
 from omni_avsr.stages import StageConfig
 from omni_avsr.start import StartConfig
-from omni_avsr.types import Task
+from omni_avsr.types import Clip, Task
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "001-grid-s1" / "checkpoint"
 SEED = 7
@@ -85,10 +85,12 @@ def main() -> None:
 def base_config(name: str, prepared: Path, runs: Path) -> RunConfig:
     base, output = BASES[name], runs / name
     start = CHECKPOINT if base.start is None else runs / base.start / "checkpoint"
+    manifest = output / "heard.jsonl"
+    write_manifest(manifest, heard_clips(prepared))
     parts = ("encoders.audio.*", "llm.*.shared.weight", "llm.*.asr.weight", "markers.*")
     return RunConfig(
         model=replace(read_info(CHECKPOINT).model, projector=base.projector, video_encoder=None),
-        data=DataConfig(manifests=(heard_manifest(prepared, output),), cache=runs / "clips"),
+        data=DataConfig(manifests=(manifest,), cache=runs / "clips"),
         stages={"base": from_mapping(StageConfig, dict(base.stage))},
         output=output,
         seed=SEED,
@@ -99,12 +101,10 @@ def base_config(name: str, prepared: Path, runs: Path) -> RunConfig:
     )
 
 
-def heard_manifest(prepared: Path, output: Path) -> Path:
+def heard_clips(prepared: Path) -> list[Clip]:
     """GRID's clips without their pictures, without word times too: those of one's own clips are not known either."""
     clips = read_manifest(prepared / "grid" / "manifest.jsonl")
-    path = output / "heard.jsonl"
-    write_manifest(path, [replace(clip, video=None, num_frames=0, words=()) for clip in clips])
-    return path
+    return [replace(clip, video=None, num_frames=0, words=()) for clip in clips]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from arms import GRID, INSTRUCTION, METHODS, SEED, Arm, arms
 from arms import POOLED as POOLED_TARGETS
-from bases import CHECKPOINT, POOLED, heard_manifest
+from bases import CHECKPOINT, POOLED, heard_clips
 
 from omni_avsr.checkpoint import load_checkpoint, read_info, stored_tensors
 from omni_avsr.config import ModelConfig, from_mapping
@@ -30,7 +30,7 @@ from omni_avsr.data.config import DataConfig
 from omni_avsr.data.dataset import FileReader
 from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.edge.budget import Profile, process_bytes
-from omni_avsr.edge.meter import GIB, resident
+from omni_avsr.edge.meter import GIB
 from omni_avsr.features import prepare_waveform
 from omni_avsr.files import write_atomically
 from omni_avsr.further import run_further
@@ -91,16 +91,13 @@ def missing(arm: Arm, folders: Folders) -> list[int]:
 def train_and_score(arm: Arm, folders: Folders) -> None:
     """Train to each point that is missing, score there, and go on from there."""
     path = folders.results / f"{arm.name}.jsonl"
-    libraries, todo = resident().peak, missing(arm, folders)
-    for steps in todo:
+    for steps in missing(arm, folders):
         facts: dict[str, Any] = {}
         checkpoint = base_checkpoint(arm.base, folders)
         if arm.method is not None:
             config = run_config(arm, steps, folders)
             run_further(config)
             facts = training_facts(config)
-            if steps == todo[0]:  # later the peak may be that of scoring
-                facts |= {"libraries": libraries, "peak": resident().peak}
             checkpoint = config.output / "checkpoint"
         line = {
             **asdict(arm),
@@ -129,7 +126,9 @@ def run_config(arm: Arm, steps: int, folders: Folders) -> RunConfig:
     *_, last = stages
     stages[last] = replace(stages[last], num_steps=steps)
     manifest = output / "enrolled.jsonl"
-    write_manifest(manifest, clips_of(arm.talker, "train", folders))
+    write_manifest(
+        manifest, [*clips_of(arm.talker, "train", folders), *known_clips("train", method.rehearsed, folders)]
+    )
     model = heard(read_info(base).model)
     return RunConfig(
         model=replace(model, projector=POOLED) if method.new_projector else model,
@@ -172,6 +171,11 @@ def training_facts(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def known_clips(split: str, number: int, folders: Folders) -> list[Clip]:
+    """The first ones of the speaker that the model knew before."""
+    return [clip for clip in heard_clips(folders.prepared) if clip.split == split][:number]
+
+
 def clips_of(talker: str, split: str, folders: Folders) -> list[Clip]:
     clips = read_manifest(folders.prepared / "lombard" / "manifest.jsonl")
     return [clip for clip in clips if (clip.speaker, clip.split) == (talker, split)]
@@ -202,9 +206,7 @@ def written(arm: Arm, checkpoint: Path, folders: Folders) -> list[Mapping[str, A
 def encoded_sets(talker: str, folders: Folders) -> Mapping[str, tuple[list[Clip], list[dict[Modality, Features]]]]:
     """Test clips of the talker and of the known speaker, encoded; once, since no method trains the encoder."""
     model = load_checkpoint(CHECKPOINT)
-    grid = read_manifest(heard_manifest(folders.prepared, folders.runs / f"known-{talker}"))
-    known = [clip for clip in grid if clip.split == "test"][:NUM_KNOWN]
-    sets = {"talker": clips_of(talker, "test", folders), "known": known}
+    sets = {"talker": clips_of(talker, "test", folders), "known": known_clips("test", NUM_KNOWN, folders)}
     return {name: (clips, encoded(model, clips)) for name, clips in sets.items()}
 
 

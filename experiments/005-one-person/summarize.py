@@ -65,7 +65,7 @@ class Point:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    summarize(RESULTS, HERE)
+    summarize(RESULTS, HERE / "memory.jsonl", HERE)
 
 
 def read_points(results: Path) -> list[Point]:
@@ -77,8 +77,8 @@ def read_points(results: Path) -> list[Point]:
     return [Point(method, steps, lines) for (method, steps), lines in sorted(groups.items())]
 
 
-def summarize(results: Path, output: Path) -> None:
-    """Write table.md and curves.png."""
+def summarize(results: Path, memory: Path, output: Path) -> None:
+    """Write table.md and curves.png, of the lines of run.py and of memory.py."""
     found = read_points(results)
     sections = [
         f"# 005: tables\n\nMade by `summarize.py`. {PAPER}",
@@ -86,12 +86,15 @@ def summarize(results: Path, output: Path) -> None:
         "## The instruction\n\n" + table(PROMPT_HEAD, map(prompt_row, found)),
         "## Time to the quality of the usual way\n\n" + _equal_quality(found),
     ]
+    if memory.is_file():
+        lines = [json.loads(line) for line in memory.read_text().splitlines()]
+        sections.append("## Memory of training\n\n" + table(MEMORY_HEAD, map(memory_row, lines)))
     write_atomically(output / "table.md", "\n\n".join(sections) + "\n")
     plot(output / "curves.png", found)
 
 
 HEAD = (
-    *("method", "steps", "talkers", "seconds", "seconds a step", "trained", "peak, MiB", "WER, %", "CER, %", "ROUGE-1"),
+    *("method", "steps", "talkers", "seconds", "seconds a step", "trained", "WER, %", "CER, %", "ROUGE-1"),
     *(f"WER without {SEEN}, %", "WER on s1, %"),
 )
 PROMPT_HEAD = (
@@ -99,18 +102,18 @@ PROMPT_HEAD = (
     "by the nearest embeddings, without the LLM, %",
 )
 
+MEMORY_HEAD = ("method", "peak, MiB", "of it libraries", "limit of the 8 GB profile")
+
 
 def row_of(point: Point) -> list[str]:
     lines, own = point.lines, point.hypotheses()
     steps = fmean(line.get("steps_by_stage", [0])[-1] for line in lines)
     last = fmean(line.get("seconds_by_stage", [0.0])[-1] for line in lines)
     rouge = [one_rouge(h) for h in own]
-    peaks = [line["peak"] for line in lines if "peak" in line]
     return [
         *(point.method, str(point.steps), str(len(lines)), f"{point.seconds:.1f}"),
         f"{last / steps:.3f}" if steps else "",
         str(sum(lines[0]["num_trainable"])) if "num_trainable" in lines[0] else "",
-        f"{max(peaks) / MIB:.0f}" if peaks else "",
         *(percent(own, "words"), percent(own, "characters"), f"{fmean(rouge):.3f}"),
         *(percent(point.hypotheses(but=SEEN), "words"), percent(point.hypotheses("known"), "words")),
     ]
@@ -119,6 +122,10 @@ def row_of(point: Point) -> list[str]:
 def prompt_row(point: Point) -> list[str]:
     written = [point.hypotheses(prompt=prompt) for prompt in ("own", "none", "instruction", "nearest")]
     return [point.method, str(point.steps), *(percent(own, "words") if own else "" for own in written)]
+
+
+def memory_row(line: Line) -> list[str]:
+    return [line["method"], *(f"{line[key] / MIB:.0f}" for key in ("peak", "libraries", "limit"))]
 
 
 def percent(hypotheses: Sequence[Hypothesis], unit: Any) -> str:
