@@ -18,7 +18,7 @@ from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.types import Clip, Rates
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "005-one-person"
-SCRIPTS = ("arms", "bases", "run", "summarize")
+SCRIPTS = ("arms", "bases", "run", "summarize", "ceiling")
 BRIDGE = BridgeFormerConfig(hidden_dim=8, num_layers=1, num_heads=2, ffn_dim=16, num_tokens=4)
 
 
@@ -61,6 +61,19 @@ def test_every_method_has_its_talkers_and_starts_from_a_base(scripts: dict[str, 
     assert all([arm.method for arm in arms].count(name) == 8 for name in methods)
 
 
+def test_the_ceiling_is_what_the_llm_makes_of_the_words_themselves(
+    scripts: dict[str, ModuleType], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts["ceiling"], "CHECKPOINT", folder / "checkpoint")
+    lines = list(scripts["ceiling"].measure(["bin blue", "lay red now"]))
+    assert [(line["adapted"], bool(line["instruction"])) for line in lines] == [
+        *((True, False), (True, True), (False, False), (False, True))
+    ]
+    assert all(len(line["texts"]) == 2 for line in lines)
+    assert lines[0]["texts"] != lines[2]["texts"]
+    assert scripts["summarize"].ceiling_row(lines[0])[:2] == ["of 001", "none"]
+
+
 @pytest.mark.parametrize("method", ["lora", "embed_link"])
 def test_an_arm_is_trained_scored_and_told(
     scripts: dict[str, ModuleType], folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +96,7 @@ def test_an_arm_is_trained_scored_and_told(
     assert sorted(prompts) == sorted([*expected, *([("talker", "nearest")] if method == "embed_link" else [])])
     memory = tmp_path / "memory.jsonl"
     memory.write_text(json.dumps({"method": method, "peak": 3 << 20, "libraries": 2 << 20, "limit": 4 << 20}) + "\n")
-    scripts["summarize"].summarize(tmp_path / "results", memory, tmp_path)
+    scripts["summarize"].summarize(tmp_path / "results", tmp_path, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert f"| {method} | 1 | 2 |" in table
     assert "| none (grid) | 0 | 2 | 0.0 |  |" in table

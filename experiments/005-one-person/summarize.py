@@ -65,7 +65,7 @@ class Point:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    summarize(RESULTS, HERE / "memory.jsonl", HERE)
+    summarize(RESULTS, HERE, HERE)
 
 
 def read_points(results: Path) -> list[Point]:
@@ -77,8 +77,8 @@ def read_points(results: Path) -> list[Point]:
     return [Point(method, steps, lines) for (method, steps), lines in sorted(groups.items())]
 
 
-def summarize(results: Path, memory: Path, output: Path) -> None:
-    """Write table.md and curves.png, of the lines of run.py and of memory.py."""
+def summarize(results: Path, output: Path, others: Path) -> None:
+    """Write table.md and curves.png of the lines of run.py, and of memory.py and ceiling.py, which are in ``others``."""
     found = read_points(results)
     sections = [
         f"# 005: tables\n\nMade by `summarize.py`. {PAPER}",
@@ -86,9 +86,13 @@ def summarize(results: Path, memory: Path, output: Path) -> None:
         "## The instruction\n\n" + table(PROMPT_HEAD, map(prompt_row, found)),
         "## Time to the quality of the usual way\n\n" + _equal_quality(found),
     ]
-    if memory.is_file():
-        lines = [json.loads(line) for line in memory.read_text().splitlines()]
-        sections.append("## Memory of training\n\n" + table(MEMORY_HEAD, map(memory_row, lines)))
+    for name, title, head, row in (
+        ("memory", "Memory of training", MEMORY_HEAD, memory_row),
+        ("ceiling", "The LLM given the words' own embeddings", CEILING_HEAD, ceiling_row),
+    ):
+        if (others / f"{name}.jsonl").is_file():
+            lines = [json.loads(line) for line in (others / f"{name}.jsonl").read_text().splitlines()]
+            sections.append(f"## {title}\n\n" + table(head, map(row, lines)))
     write_atomically(output / "table.md", "\n\n".join(sections) + "\n")
     plot(output / "curves.png", found)
 
@@ -103,6 +107,8 @@ PROMPT_HEAD = (
 )
 
 MEMORY_HEAD = ("method", "peak, MiB", "of it libraries", "limit of the 8 GB profile")
+
+CEILING_HEAD = ("adapters", "instruction", "WER, %", "such as")
 
 
 def row_of(point: Point) -> list[str]:
@@ -126,6 +132,14 @@ def prompt_row(point: Point) -> list[str]:
 
 def memory_row(line: Line) -> list[str]:
     return [line["method"], *(f"{line[key] / MIB:.0f}" for key in ("peak", "libraries", "limit"))]
+
+
+def ceiling_row(line: Line) -> list[str]:
+    pairs = zip(line["references"], line["texts"], strict=True)
+    rows = [Hypothesis(str(n), Task.ASR, "", reference, text) for n, (reference, text) in enumerate(pairs)]
+    example = " ".join(line["texts"][0].split())
+    adapters = "of 001" if line["adapted"] else "none"
+    return [adapters, line["instruction"] or "none", percent(rows, "words"), f"{line['references'][0]}: {example}"]
 
 
 def percent(hypotheses: Sequence[Hypothesis], unit: Any) -> str:
