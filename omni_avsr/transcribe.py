@@ -95,6 +95,10 @@ class Transcriber:
     training: Mapping[str, Any]
     face_model: Path | None = None
     trained_base: tuple[str, ...] = ()
+    _controllers: list[tuple[tuple[ElasticOptions, int, int], Controller]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    """The last one and what it is for: describing the model takes longer than an utterance."""
 
     @classmethod
     def from_pretrained(cls, reference: str | Path, **settings: Any) -> Transcriber:
@@ -197,7 +201,10 @@ class Transcriber:
     def _controller(self, options: TranscribeOptions) -> Controller | None:
         if options.elastic is None:
             return None
-        return Controller(self.model.config, options.elastic, options.num_beams, options.max_new_tokens)
+        asked = (options.elastic, options.num_beams, options.max_new_tokens)
+        if not self._controllers or self._controllers[0][0] != asked:
+            self._controllers[:] = [(asked, Controller(self.model.config, *asked))]
+        return self._controllers[0][1]
 
     def _read(
         self, path: Path, options: TranscribeOptions, controller: Controller | None, tell: Tell

@@ -99,7 +99,7 @@ def test_an_arm_is_trained_scored_and_told(
     scripts["summarize"].summarize(tmp_path / "results", tmp_path, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert f"| {method} | 1 | 2 |" in table
-    assert "| none (grid) | 0 | 2 | 0.0 |  |" in table
+    assert "| none (grid) | 0 | 2 | 0.0 |  |  |" in table
     assert f"| {method} | 3 | 2 | 4 |" in table
     assert (tmp_path / "curves.png").is_file()
     told: dict[str, Any] = {"lora": "times faster than lora", "embed_link": "There is no point of lora."}

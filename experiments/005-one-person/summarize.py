@@ -78,7 +78,7 @@ def read_points(results: Path) -> list[Point]:
 
 
 def summarize(results: Path, output: Path, others: Path) -> None:
-    """Write table.md and curves.png of the lines of run.py, and of memory.py and ceiling.py, which are in ``others``."""
+    """Write table.md and curves.png of the lines of run.py, and of memory.py and ceiling.py in ``others``."""
     found = read_points(results)
     sections = [
         f"# 005: tables\n\nMade by `summarize.py`. {PAPER}",
@@ -98,7 +98,18 @@ def summarize(results: Path, output: Path, others: Path) -> None:
 
 
 HEAD = (
-    *("method", "steps", "talkers", "seconds", "seconds a step", "trained", "WER, %", "CER, %", "ROUGE-1"),
+    *(
+        "method",
+        "steps",
+        "talkers",
+        "seconds",
+        "seconds a step",
+        "GFLOPs a step",
+        "trained",
+        "WER, %",
+        "CER, %",
+        "ROUGE-1",
+    ),
     *(f"WER without {SEEN}, %", "WER on s1, %"),
 )
 PROMPT_HEAD = (
@@ -119,6 +130,7 @@ def row_of(point: Point) -> list[str]:
     return [
         *(point.method, str(point.steps), str(len(lines)), f"{point.seconds:.1f}"),
         f"{last / steps:.3f}" if steps else "",
+        f"{fmean(line['flops_by_stage'][-1] for line in lines) / steps / 1e9:.1f}" if steps else "",
         str(sum(lines[0]["num_trainable"])) if "num_trainable" in lines[0] else "",
         *(percent(own, "words"), percent(own, "characters"), f"{fmean(rouge):.3f}"),
         *(percent(point.hypotheses(but=SEEN), "words"), percent(point.hypotheses("known"), "words")),

@@ -16,7 +16,7 @@ from omni_avsr.edge.fit import MemoryRun, Timed, fit_memory, fit_time
 from omni_avsr.edge.ledger import MemoryLedger, WeightFormat, in_format, memory_ledger
 from omni_avsr.edge.probe import Figures, Probe, measure
 from omni_avsr.edge.request import Request
-from omni_avsr.edge.timing import work_of
+from omni_avsr.edge.timing import WorkLedger
 from omni_avsr.features import MOUTH_SIZE, SAMPLE_RATE, VIDEO_FPS
 from omni_avsr.media import write_audio, write_video
 from omni_avsr.provenance import commit, today
@@ -185,7 +185,9 @@ def _layer_seconds(settings: Calibration, num_layers: int, folder: Path) -> floa
 def _timed(run: _Run) -> Timed:
     figures = run.figures
     assert figures.prompt is not None and figures.step is not None  # noqa: PT018
-    return Timed(work_of(run.ledger, run.request), run.weight_format, figures.encoding, figures.prompt, figures.step)
+    return Timed(
+        WorkLedger(run.ledger).of(run.request), run.weight_format, figures.encoding, figures.prompt, figures.step
+    )
 
 
 def _record(run: _Run) -> dict[str, Any]:

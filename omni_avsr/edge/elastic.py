@@ -18,7 +18,7 @@ from omni_avsr.edge.ledger import MemoryLedger, planned_memory
 from omni_avsr.edge.meter import GIB, resident
 from omni_avsr.edge.plan import Budget, WerKey
 from omni_avsr.edge.request import Request
-from omni_avsr.edge.timing import work_of
+from omni_avsr.edge.timing import WorkLedger
 from omni_avsr.recording import Recording
 from omni_avsr.signals import estimate_snr, visible_share
 from omni_avsr.types import Modality, Rates, Task
@@ -82,6 +82,7 @@ class Controller:
         self.config, self.options = config, options
         self.num_beams, self.max_new_tokens = num_beams, max_new_tokens
         self.ledger: MemoryLedger = planned_memory(config)
+        self.work = WorkLedger(self.ledger)
         self.held = resident().now if held is None else held
 
     def fit(self, recording: Recording, is_auto: bool, seconds: float) -> tuple[Recording, Choice]:
@@ -136,7 +137,7 @@ class Controller:
                 stages = [sum(parts.values()) for stage, parts in memory.stages.items() if not stage.startswith("read")]
                 added = max(stages) - sum(self.ledger.held(device.memory).values())
                 written = min(self.max_new_tokens, max(1, round(seconds * self.options.tokens_per_second)))
-                work = work_of(self.ledger, replace(request, new_tokens=written))
+                work = self.work.of(replace(request, new_tokens=written))
                 took = work.seconds(device.time, self.ledger.weight_format)
                 yield Choice(task, rates, self.held + max(0, added), None if took is None else took.total)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -115,7 +116,7 @@ class MemoryLedger:
         """What the LLM's weights are kept in."""
         return self.quantization or self.dtype
 
-    @property
+    @cached_property
     def adapters_in_use(self) -> int:
         """Bytes of all LoRA when nothing is trained: beside quantised weights, the LLM's is in its dtype."""
         lora = [(name, value) for name, value in self.model.named_parameters() if _part(name) == "adapters"]

@@ -10,7 +10,7 @@ from omni_avsr.edge.device import Device
 from omni_avsr.edge.ledger import WEIGHT_FORMATS, Memory, MemoryLedger, WeightFormat, in_format, memory_ledger
 from omni_avsr.edge.meter import GIB
 from omni_avsr.edge.request import Request
-from omni_avsr.edge.timing import Seconds, work_of
+from omni_avsr.edge.timing import Seconds, WorkLedger
 from omni_avsr.encoders.access import max_seconds
 from omni_avsr.model import OmniAVSR
 from omni_avsr.types import Task
@@ -102,6 +102,7 @@ def all_options(
     for candidate in candidates:
         for name in candidate.formats:
             ledger = memory_ledger(candidate.model, *in_format(name, candidate.model.config.llm))
+            work = WorkLedger(ledger)
             for rates in task_rates(candidate.model.config.compression, task):
                 for num_beams in beams:
                     request = Request(task, rates, seconds, new_tokens, num_beams)
@@ -111,7 +112,7 @@ def all_options(
                         weight_format=name,
                         request=request,
                         memory=ledger.transcribing(request, device.memory),
-                        seconds=work_of(ledger, request).seconds(device.time, name),
+                        seconds=work.of(request).seconds(device.time, name),
                         wer=wers.get(WerKey(task, rates.label(task), num_beams, name)),
                         longest=_longest(ledger, request, device, budget),
                     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -19,8 +20,9 @@ from omni_avsr.edge.ledger import MemoryLedger, torch_dtype
 from omni_avsr.edge.request import Request, lengths_in
 from omni_avsr.encoders.access import encoder_of
 from omni_avsr.flops.decoders import LABELS, llm_tape
-from omni_avsr.flops.encoders import PAIRS, STEPS, encoder_cost
-from omni_avsr.types import Modality
+from omni_avsr.flops.encoders import PAIRS, STEPS, EncoderCost, encoder_cost
+from omni_avsr.flops.tape import Tape
+from omni_avsr.types import Modality, Task
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -88,24 +90,40 @@ class Work:
         )
 
 
-def work_of(ledger: MemoryLedger, request: Request) -> Work:
-    """What ``request`` asks of the model of ``ledger``. ValueError: as of ``lengths_in``."""
-    model, lengths = ledger.model, lengths_in(ledger.model, request)
-    encoder_flops = {}
-    for modality, samples in lengths.inputs.items():
-        cost = encoder_cost(encoder_of(model, modality))
-        encoder_flops[modality] = cost.tape.flops(cost.sizes(samples), graph=False).total
-    tape = llm_tape(model, request.task, False, False)
-    dtype, beams = torch_dtype(ledger.dtype), request.num_beams
-    weights = ledger.llm.read_bytes(dtype, ledger.quantization)
+@dataclass(frozen=True)
+class WorkLedger:
+    """What requests ask of the model of a memory ledger. Its costs are counted once, whatever lengths are asked for."""
 
-    def of_pass(rows: int, positions: int, cached: int) -> Pass:
-        sizes = {STEPS: rows * positions, PAIRS: rows * positions * cached, LABELS: rows}
-        read = weights + ledger.llm.cache_bytes(rows * cached, dtype)
-        return Pass(ledger.llm.num_layers, read, tape.flops(sizes, graph=False).total)
+    memory: MemoryLedger
 
-    # Half of the new tokens are there at a mean step.
-    step = of_pass(request.batch_size * beams, 1, lengths.prompt + request.new_tokens // 2)
-    prompt = of_pass(request.batch_size, lengths.prompt, lengths.prompt)
-    # Beams read the last position of their prompt by themselves.
-    return Work(encoder_flops, prompt, step, request.new_tokens - 1 if beams == 1 else request.new_tokens)
+    def of(self, request: Request) -> Work:
+        """ValueError: as of ``lengths_in``."""
+        memory, lengths = self.memory, lengths_in(self.memory.model, request)
+        costs = {modality: self._encoders[modality] for modality in lengths.inputs}
+        encoder_flops = {
+            modality: cost.tape.flops(cost.sizes(lengths.inputs[modality]), graph=False).total
+            for modality, cost in costs.items()
+        }
+        tape, dtype, beams = self._tapes[request.task], torch_dtype(memory.dtype), request.num_beams
+        weights = memory.llm.read_bytes(dtype, memory.quantization)
+
+        def of_pass(rows: int, positions: int, cached: int) -> Pass:
+            sizes = {STEPS: rows * positions, PAIRS: rows * positions * cached, LABELS: rows}
+            read = weights + memory.llm.cache_bytes(rows * cached, dtype)
+            return Pass(memory.llm.num_layers, read, tape.flops(sizes, graph=False).total)
+
+        # Half of the new tokens are there at a mean step.
+        step = of_pass(request.batch_size * beams, 1, lengths.prompt + request.new_tokens // 2)
+        prompt = of_pass(request.batch_size, lengths.prompt, lengths.prompt)
+        # Beams read the last position of their prompt by themselves.
+        return Work(encoder_flops, prompt, step, request.new_tokens - 1 if beams == 1 else request.new_tokens)
+
+    @cached_property
+    def _encoders(self) -> Mapping[Modality, EncoderCost]:
+        model = self.memory.model
+        return {m: encoder_cost(encoder_of(model, m)) for m in map(Modality, model.encoders)}
+
+    @cached_property
+    def _tapes(self) -> Mapping[Task, Tape]:
+        model = self.memory.model
+        return {task: llm_tape(model, task, False, False) for task in model.config.tasks}

@@ -11,10 +11,11 @@ from helpers_model import model_values
 
 import omni_avsr
 from omni_avsr.config import ModelConfig, from_mapping
+from omni_avsr.edge import elastic
 from omni_avsr.edge.budget import process_bytes
 from omni_avsr.edge.device import Device
 from omni_avsr.edge.elastic import Controller, ElasticOptions, check_room
-from omni_avsr.edge.ledger import MemoryConstants
+from omni_avsr.edge.ledger import MemoryConstants, MemoryLedger
 from omni_avsr.edge.meter import run_limited
 from omni_avsr.edge.plan import Budget, WerKey
 from omni_avsr.edge.timing import PassConstants, TimeConstants
@@ -153,15 +154,30 @@ def run(loaded: Transcriber, options: TranscribeOptions, *paths: Path) -> list[T
 def test_files_are_transcribed_as_at_the_rates_that_were_chosen(folder: Path) -> None:
     loaded = omni_avsr.load(folder / "checkpoint")
     # Times of 1e-6 s a FLOP: no rate is fast enough, so the strongest compression of all tasks is taken.
-    elastic = ElasticOptions(Budget(1 << 40, 1e-9), SLOW)
-    both, dark = run(loaded, TranscribeOptions(elastic=elastic, batch_size=1), folder / "both.mkv", folder / "dark.mkv")
+    slow = ElasticOptions(Budget(1 << 40, 1e-9), SLOW)
+    both, dark = run(loaded, TranscribeOptions(elastic=slow, batch_size=1), folder / "both.mkv", folder / "dark.mkv")
     assert "nothing is faster" in both.notes[-1]
     assert dark.task is Task.ASR
     fixed = TranscribeOptions(task=both.task, rates=both.rates)
     [again] = run(loaded, fixed, folder / "both.mkv")
     assert (again.text, again.num_tokens) == (both.text, both.num_tokens)
     with pytest.raises(ValueError, match="chooses the rates itself"):
-        TranscribeOptions(elastic=elastic, rates=Rates(2, 1), batch_size=1)
+        TranscribeOptions(elastic=slow, rates=Rates(2, 1), batch_size=1)
+
+
+def test_the_model_is_described_once_for_all_utterances(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, described, describe = omni_avsr.load(folder / "checkpoint"), [], elastic.planned_memory
+
+    def watched(config: ModelConfig) -> MemoryLedger:
+        described.append(config)
+        return describe(config)
+
+    monkeypatch.setattr(elastic, "planned_memory", watched)
+    options = TranscribeOptions(elastic=ElasticOptions(Budget(1 << 40, 1e-9), SLOW), batch_size=1)
+    assert [run(loaded, options, folder / "both.mkv")[0].task for _ in range(2)] == [Task.ASR] * 2
+    assert len(described) == 1
+    run(loaded, replace(options, max_new_tokens=3), folder / "both.mkv")
+    assert len(described) == 2
 
 
 def test_a_process_stays_below_its_limit(folder: Path) -> None:

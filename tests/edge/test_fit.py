@@ -11,7 +11,7 @@ from omni_avsr.edge.device import Device, read_device, write_device
 from omni_avsr.edge.fit import MemoryRun, Timed, fit_memory, fit_time
 from omni_avsr.edge.ledger import MemoryConstants, MemoryLedger, memory_ledger, planned_memory
 from omni_avsr.edge.request import Request
-from omni_avsr.edge.timing import PassConstants, TimeConstants, work_of
+from omni_avsr.edge.timing import PassConstants, TimeConstants, WorkLedger
 from omni_avsr.types import Modality, Rates, Task
 
 MEMORY = MemoryConstants(libraries=700_000_000, overhead=50_000_000, scale=1.6)
@@ -61,7 +61,7 @@ def test_runs_that_cannot_tell_are_refused(ledger: MemoryLedger) -> None:
 
 
 def timed(ledger: MemoryLedger, request: Request, name: str, step_noise: float = 0.0) -> Timed:
-    work, constants = work_of(ledger, request), TIME.passes[name]
+    work, constants = WorkLedger(ledger).of(request), TIME.passes[name]
     encoding = {m: flops * TIME.encoders[m] for m, flops in work.encoder_flops.items()}
     return Timed(work, name, encoding, work.prompt.seconds(constants), work.step.seconds(constants) + step_noise)
 
@@ -73,7 +73,7 @@ def test_times_tell_seconds_for_flops_and_bytes_of_each_format(ledger: MemoryLed
     assert found.encoders == pytest.approx(TIME.encoders)
     for name, expected in TIME.passes.items():
         assert vars(found.passes[name]) == pytest.approx(vars(expected), rel=1e-3)
-    whole, foretold = runs[1], work_of(ledger, LONG).seconds(found, "float32")
+    whole, foretold = runs[1], WorkLedger(ledger).of(LONG).seconds(found, "float32")
     assert foretold is not None
     steps = (LONG.new_tokens - 1) * whole.step
     assert foretold.total == pytest.approx(sum(whole.encoding.values()) + whole.prompt + steps, rel=1e-3)
@@ -85,16 +85,16 @@ def test_noise_makes_no_negative_seconds(ledger: MemoryLedger) -> None:
 
 
 def test_what_was_not_measured_has_no_time(ledger: MemoryLedger) -> None:
-    work = work_of(ledger, SHORT)
+    work = WorkLedger(ledger).of(SHORT)
     assert work.seconds(TIME, "nf4") is None
     assert work.seconds(replace(TIME, encoders={Modality.AUDIO: 1e-11}), "float32") is None
-    heard = work_of(ledger, replace(SHORT, task=Task.ASR))
+    heard = WorkLedger(ledger).of(replace(SHORT, task=Task.ASR))
     assert heard.seconds(replace(TIME, encoders={Modality.AUDIO: 1e-11}), "float32") is not None
 
 
 def test_beams_and_weaker_compression_take_longer(ledger: MemoryLedger) -> None:
     def total(request: Request) -> float:
-        seconds = work_of(ledger, request).seconds(TIME, "float32")
+        seconds = WorkLedger(ledger).of(request).seconds(TIME, "float32")
         assert seconds is not None
         return seconds.total
 

@@ -19,7 +19,7 @@ from omni_avsr.edge.ledger import MemoryConstants, in_format, planned_memory
 from omni_avsr.edge.meter import GIB, Outcome
 from omni_avsr.edge.probe import Figures, Probe, measure, run
 from omni_avsr.edge.request import Request
-from omni_avsr.edge.timing import PassConstants, work_of
+from omni_avsr.edge.timing import PassConstants, WorkLedger
 from omni_avsr.types import Modality, Rates, Task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
@@ -118,7 +118,7 @@ def pretended(settings: Calibration, failing: str | None = None) -> Any:
         if name == failing:
             return replace(outcome, killed=True, peak=2 * limit), None
         ledger = planned_memory(probe.model)
-        work = work_of(ledger, probe.request)
+        work = WorkLedger(ledger).of(probe.request)
         return outcome, Figures(
             libraries=CONSTANTS.libraries,
             loaded=1,
