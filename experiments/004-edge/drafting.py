@@ -105,7 +105,7 @@ def main() -> None:
         options.results.mkdir(parents=True, exist_ok=True)
         for weights in WEIGHT_FORMATS:
             measure(options, weights)
-    summarize({part: read_lines(options.results / f"drafting-{part}.jsonl") for part in PARTS}, options.results.parent)
+    summarize({part: read_lines(options.results / f"drafting-{part}.jsonl") for part in PARTS}, options.results)
 
 
 @torch.no_grad()

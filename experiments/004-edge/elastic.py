@@ -48,8 +48,10 @@ RESULTS = HERE / "results" / "elastic.jsonl"
 SEED = 7
 SNR_DB = 0.0
 CONDITIONS = ("clean", "babble", "no picture", "no sound")
-LATENCIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
-"""Seconds from the end of an utterance of three seconds to its transcript."""
+LATENCIES = (0.3, 0.35, 0.38, 0.41, 0.44, 0.46, 0.48, 0.6)
+"""Seconds from the end of an utterance of three seconds to its transcript: from below what any setting takes to above."""
+TOKENS_PER_SECOND = 7 / 3
+"""Six words of one token each and the end, in three seconds."""
 MAX_NEW_TOKENS = 16
 ANY_MEMORY = 1 << 60
 
@@ -78,7 +80,7 @@ def main() -> None:
         lines.append({"setting": name, "commit": commit(), "date": today(), "seed": SEED, "clips": rows})
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, "".join(json.dumps(line) + "\n" for line in lines))
-    summarize(lines, options.output.parent.parent)
+    summarize(lines, options.output.parent)
 
 
 def utterance(number: int, clip: Clip, noise: NoiseSource) -> tuple[Clip, str, Recording]:
@@ -103,7 +105,8 @@ def settings_of(transcriber: Transcriber, board: Device) -> Iterator[tuple[str, 
         for rates in task_rates(compression, task):
             yield f"{task} {rates.label(task)}", {"task": task, "rates": rates}
     for latency in LATENCIES:
-        yield f"within {latency:g} s", {"elastic": ElasticOptions(Budget(ANY_MEMORY, latency), board)}
+        elastic = ElasticOptions(Budget(ANY_MEMORY, latency), board, tokens_per_second=TOKENS_PER_SECOND)
+        yield f"within {latency:g} s", {"elastic": elastic}
 
 
 def transcribed(

@@ -83,7 +83,7 @@ def main() -> None:
         child = subprocess.run([*command, "--case", json.dumps(asdict(case))], stdout=subprocess.PIPE, check=True)
         lines.append(json.loads(child.stdout.splitlines()[-1]))
         write_atomically(options.output, "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(options.output.parent.parent / "quantization.md", table(lines))
+    write_atomically(options.output.with_suffix(".md"), table(lines))
 
 
 def cases() -> Iterator[Case]:
