@@ -49,7 +49,7 @@ SEED = 7
 SNR_DB = 0.0
 CONDITIONS = ("clean", "babble", "no picture", "no sound")
 LATENCIES = (0.3, 0.35, 0.38, 0.41, 0.44, 0.46, 0.48, 0.6)
-"""Seconds from the end of an utterance of three seconds to its transcript: from below what any setting takes to above."""
+"""Seconds from the end of an utterance of three seconds to its transcript: below what any setting takes, and above."""
 TOKENS_PER_SECOND = 7 / 3
 """Six words of one token each and the end, in three seconds."""
 MAX_NEW_TOKENS = 16

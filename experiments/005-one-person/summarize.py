@@ -29,8 +29,8 @@ RESULTS = HERE / "results"
 SEED = 7
 SEEN = "s32"
 """The talker who enrols on plain speech, and whose test has four sentences of it."""
-REFERENCE = "lora"
-"""The usual way, to which others are held."""
+REFERENCES = ("lora", "new projector")
+"""The usual ways, with a projector that knows another voice and with one that knows nothing; what others are held to."""
 PAPER = "Tiny-Align's paper: 50 times less training time, and over 50 % better quality."
 MIB = 1024**2
 
@@ -84,7 +84,7 @@ def summarize(results: Path, output: Path, others: Path) -> None:
         f"# 005: tables\n\nMade by `summarize.py`. {PAPER}",
         "## Every point\n\n" + table(HEAD, map(row_of, found)),
         "## The instruction\n\n" + table(PROMPT_HEAD, map(prompt_row, found)),
-        "## Time to the quality of the usual way\n\n" + _equal_quality(found),
+        *(f"## Held to {name} through the LLM\n\n{_equal_quality(name, found)}" for name in REFERENCES),
     ]
     for name, title, head, row in (
         ("memory", "Memory of training", MEMORY_HEAD, memory_row),
@@ -173,11 +173,11 @@ def word_error_rate(point: Point) -> float:
     return error_rate(count_errors(point.hypotheses()), "words")
 
 
-def _equal_quality(found: Sequence[Point]) -> str:
-    """Seconds until a method is as good as the usual way ends, and what it has after as long as another takes."""
-    usual = [point for point in found if point.method == REFERENCE]
+def _equal_quality(reference: str, found: Sequence[Point]) -> str:
+    """Seconds until a method is as good as ``reference`` ends, and what it has after as many seconds as that took."""
+    usual = [point for point in found if point.method == reference]
     if not usual:
-        return f"There is no point of {REFERENCE}."
+        return f"There is no point of {reference}."
     target = max(usual, key=lambda point: point.steps)
     goal, rows = word_error_rate(target), []
     for method in dict.fromkeys(point.method for point in found):
@@ -190,11 +190,12 @@ def _equal_quality(found: Sequence[Point]) -> str:
                 "never" if there is None else f"{there.seconds:.1f}",
                 "" if there is None or not there.seconds else f"{target.seconds / there.seconds:.1f}",
                 f"{100 * min(map(word_error_rate, within)):.1f}" if within else "",
+                f"{100 * (min(map(word_error_rate, within)) / goal - 1):+.0f}" if within else "",
             ]
         )
     head = (
-        "method", f"seconds to {100 * goal:.1f} % WER", f"times faster than {REFERENCE}",
-        f"best WER within {target.seconds:.0f} s, %",
+        "method", f"seconds to {100 * goal:.1f} % WER", f"times faster than {reference}",
+        f"best WER within {target.seconds:.0f} s, %", f"against {reference}, %",
     )  # fmt: skip
     return table(head, rows)
 
@@ -207,9 +208,11 @@ def plot(path: Path, found: Sequence[Point]) -> None:
     """WER against seconds of training, pooled over talkers."""
     figure, axes = new_figure("")
     methods = list(dict.fromkeys(point.method for point in found if point.steps))
-    for method, color, marker in zip(methods, CURVE_COLORS, MARKERS, strict=False):
+    for place, method in enumerate(methods):
         own = [(point.seconds, 100 * word_error_rate(point)) for point in found if point.method == method]
-        axes.plot(*np.array(own).T, color=color, marker=marker, markersize=4, label=method)
+        look = {"color": CURVE_COLORS[place % len(CURVE_COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+        line = "-" if place < len(CURVE_COLORS) else "--"
+        axes.plot(*np.array(own).T, linestyle=line, markersize=4, label=method, **look)
     for point in found:
         if point.method == "none (grid)":
             axes.axhline(100 * word_error_rate(point), color="#999999", linewidth=1, label="not adapted")
