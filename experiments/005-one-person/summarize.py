@@ -30,7 +30,7 @@ SEED = 7
 SEEN = "s32"
 """The talker who enrols on plain speech, and whose test has four sentences of it."""
 REFERENCES = ("lora", "new projector")
-"""The usual ways, with a projector that knows another voice and with one that knows nothing; what others are held to."""
+"""Usual ways, with a projector that knows another voice and with one that knows nothing: others are held to both."""
 PAPER = "Tiny-Align's paper: 50 times less training time, and over 50 % better quality."
 MIB = 1024**2
 
