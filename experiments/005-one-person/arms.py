@@ -24,16 +24,12 @@ INSTRUCTION = "Repeat what is said."
 
 @dataclass(frozen=True)
 class Method:
-    """base: where it starts. stages: as of any run, the last one's length apart. points: of the last stage.
-
-    rehearsed: clips of the speaker that the model knew before, to train on beside the talker's.
-    """
+    """base: where it starts. stages: as of any run, the last one's length apart. points: of the last stage."""
 
     base: str
     stages: Mapping[str, Mapping[str, Any]]
     points: tuple[int, ...] = POINTS
     new_projector: bool = False
-    rehearsed: int = 0
 
 
 def _stage(objective: Mapping[str, Any], trainable: str, lr: float, clips: int, num_steps: int = 1) -> dict[str, Any]:
@@ -55,25 +51,28 @@ HEARD = {"kind": "embed_link", "targets": "heard", "contrast_weight": 1.0}
 ADAPTERS, PROJECTORS = "llm.*lora_*", "projectors.audio.*"
 _LORA = {"adapters": _stage(THROUGH_LLM, ADAPTERS, 3e-4, 4)}
 _PROJECTOR = {"projector": _stage(THROUGH_LLM, PROJECTORS, 3e-4, 4)}
-_LINK = _stage(HEARD, PROJECTORS, 1e-4, 8)
+_POOLED = {"link": _stage(POOLED, PROJECTORS, 1e-4, 8)}
+_HEARD = {"link": _stage(HEARD, PROJECTORS, 1e-4, 8)}
 
 METHODS: Mapping[str, Method] = {
     "lora": Method(GRID, _LORA),
     "projector": Method(GRID, _PROJECTOR),
     "new projector": Method(GRID, _PROJECTOR, new_projector=True),
     "embed_link": Method(GRID, {"link": _stage(POOLED, PROJECTORS, 3e-4, 8)}, NEW_POINTS, new_projector=True),
-    "embed_link from s1": Method("pooled", {"link": _stage(POOLED, PROJECTORS, 1e-4, 8)}),
-    "embed_link from s1, heard": Method("heard", {"link": _LINK}),
-    "embed_link from s1, heard and read": Method("heard-read", {"link": _LINK}),
-    "embed_link from s1, rehearsal": Method("heard-read", {"link": _LINK}, rehearsed=10),
-    "embed_link from s1, polish": Method("heard-read", {"link": _LINK | {"num_steps": 10}, **_LORA}, POLISH_POINTS),
+    "embed_link from s1": Method("pooled", _POOLED),
+    "embed_link from s1, read": Method("pooled-read", _POOLED),
+    "embed_link from s1, heard": Method("heard", _HEARD),
+    "embed_link from s1, heard and read": Method("heard-read", _HEARD),
+    "embed_link from s1, polish": Method(
+        "heard-read", {"link": _HEARD["link"] | {"num_steps": 10}, **_LORA}, POLISH_POINTS
+    ),
 }
 """The usual ways, through the LLM; the paper's; and named variants of ours.
 
 new projector: a BridgeFormer that knows nothing, as that of embed_link, which makes these two the paper's comparison.
 from s1: the projector met the embeddings on s1 before. heard: word by word, where the CTC head hears them, with a
-contrast over the vocabulary. read: the adapters learnt on s1 to read such tokens. rehearsal, polish: both of these, and
-clips of s1 beside the talker's, or a short lora at the end.
+contrast over the vocabulary. read: the adapters learnt on s1 to read such tokens. polish: both of these, with a short
+lora at the end.
 """
 
 

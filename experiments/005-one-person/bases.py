@@ -63,11 +63,12 @@ _READ = _stage({"kind": "recognition", "task_weights": {Task.ASR: 1.0}}, "llm.*l
 
 BASES: Mapping[str, Base] = {
     "pooled": Base(POOLED, _link(targets="pooled")),
+    "pooled-read": Base(POOLED, _READ, start="pooled"),
     "heard": Base(UNPOOLED, _link(targets="heard", contrast_weight=1.0)),
     "heard-read": Base(UNPOOLED, _READ, start="heard"),
 }
-"""The paper's way first, then ours: tokens that meet the word heard in them and no other one, and adapters that learnt
-to read such tokens of s1."""
+"""pooled: the paper's way. Ours: heard, tokens that meet the word heard in them and no other one; and adapters that
+learnt to read such tokens of s1."""
 
 
 def main() -> None:

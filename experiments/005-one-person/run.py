@@ -126,9 +126,7 @@ def run_config(arm: Arm, steps: int, folders: Folders) -> RunConfig:
     *_, last = stages
     stages[last] = replace(stages[last], num_steps=steps)
     manifest = output / "enrolled.jsonl"
-    write_manifest(
-        manifest, [*clips_of(arm.talker, "train", folders), *known_clips("train", method.rehearsed, folders)]
-    )
+    write_manifest(manifest, clips_of(arm.talker, "train", folders))
     model = heard(read_info(base).model)
     return RunConfig(
         model=replace(model, projector=POOLED) if method.new_projector else model,
@@ -171,11 +169,6 @@ def training_facts(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def known_clips(split: str, number: int, folders: Folders) -> list[Clip]:
-    """The first ones of the speaker that the model knew before."""
-    return [clip for clip in heard_clips(folders.prepared) if clip.split == split][:number]
-
-
 def clips_of(talker: str, split: str, folders: Folders) -> list[Clip]:
     clips = read_manifest(folders.prepared / "lombard" / "manifest.jsonl")
     return [clip for clip in clips if (clip.speaker, clip.split) == (talker, split)]
@@ -206,7 +199,8 @@ def written(arm: Arm, checkpoint: Path, folders: Folders) -> list[Mapping[str, A
 def encoded_sets(talker: str, folders: Folders) -> Mapping[str, tuple[list[Clip], list[dict[Modality, Features]]]]:
     """Test clips of the talker and of the known speaker, encoded; once, since no method trains the encoder."""
     model = load_checkpoint(CHECKPOINT)
-    sets = {"talker": clips_of(talker, "test", folders), "known": known_clips("test", NUM_KNOWN, folders)}
+    known = [clip for clip in heard_clips(folders.prepared) if clip.split == "test"][:NUM_KNOWN]
+    sets = {"talker": clips_of(talker, "test", folders), "known": known}
     return {name: (clips, encoded(model, clips)) for name, clips in sets.items()}
 
 
