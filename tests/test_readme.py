@@ -66,6 +66,7 @@ def test_the_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
         "experiments/002-omni-claims/README.md",
         "experiments/003-efin/README.md",
         "experiments/004-edge/README.md",
+        "experiments/005-one-person/README.md",
         "experiments/006-mouth-crops/README.md",
         "experiments/published/README.md",
     ],
