@@ -18,7 +18,7 @@ from omni_avsr.data.manifest import read_manifest, write_manifest
 from omni_avsr.types import Clip, Rates
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "005-one-person"
-SCRIPTS = ("arms", "bases", "run", "summarize", "ceiling")
+SCRIPTS = ("arms", "bases", "run", "summarize", "ceiling", "memory")
 BRIDGE = BridgeFormerConfig(hidden_dim=8, num_layers=1, num_heads=2, ffn_dim=16, num_tokens=4)
 
 
@@ -76,7 +76,12 @@ def test_the_ceiling_is_what_the_llm_makes_of_the_words_themselves(
 
 @pytest.mark.parametrize("method", ["lora", "embed_link"])
 def test_an_arm_is_trained_scored_and_told(
-    scripts: dict[str, ModuleType], folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    scripts: dict[str, ModuleType],
+    folder: Path,
+    tmp_path: Path,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     script, arms = scripts["run"], scripts["arms"]
     monkeypatch.setattr(script, "CHECKPOINT", folder / "checkpoint")
@@ -88,6 +93,8 @@ def test_an_arm_is_trained_scored_and_told(
         for arm in (arms.Arm(talker, None), arms.Arm(talker, method)):
             script.train_and_score(arm, folders)
             assert script.missing(arm, folders) == []
+    scripts["memory"].train(method, folder, tmp_path / "runs")  # beside what was trained to other points
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["peak"] > 0
     lines = [json.loads(line) for line in (tmp_path / "results" / f"{method}-s30.jsonl").read_text().splitlines()]
     assert [line["steps"] for line in lines] == [1, 2]
     assert lines[0]["flops_by_stage"][0] * 2 == pytest.approx(lines[1]["flops_by_stage"][0], rel=0.5)

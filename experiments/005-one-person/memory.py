@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,7 +57,7 @@ def train(method: str, prepared: Path, runs: Path) -> None:
     arm = Arm(TALKERS[0], method, METHODS[method].base)
     libraries = resident().peak
     with TemporaryDirectory() as scratch:
-        train_stages(run_config(arm, STEPS, Folders(prepared, runs, Path(scratch))))
+        train_stages(replace(run_config(arm, STEPS, Folders(prepared, runs)), output=Path(scratch)))
     sys.stdout.write(json.dumps({"seed": SEED, "libraries": libraries, "peak": resident().peak}) + "\n")
 
 

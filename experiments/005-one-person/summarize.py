@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from torchmetrics.functional.text import rouge_score
 
 from omni_avsr.bootstrap import bootstrap_interval
@@ -217,7 +218,10 @@ def plot(path: Path, found: Sequence[Point]) -> None:
         if point.method == "none (grid)":
             axes.axhline(100 * word_error_rate(point), color="#999999", linewidth=1, label="not adapted")
     axes.set(xscale="log", xlabel="seconds of training", ylabel="WER of eight talkers (%)", ylim=(0, None))
-    axes.legend()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(path, figure)
 
 
