@@ -73,9 +73,9 @@ def main() -> None:
     assert noise is not None
     utterances = [utterance(number, clip, noise) for number, clip in enumerate(clips)]
     transcriber = load(CHECKPOINT)
-    list(transcribed(transcriber, utterances[:4], {"task": Task.AVSR}))  # a warm-up
     lines = []
     for name, settings in settings_of(transcriber, read_device(options.board)):
+        list(transcribed(transcriber, utterances[:4], settings))  # a warm-up; a controller describes the model once
         rows = list(track(transcribed(transcriber, utterances, settings), name, len(utterances)))
         lines.append({"setting": name, "commit": commit(), "date": today(), "seed": SEED, "clips": rows})
         options.output.parent.mkdir(parents=True, exist_ok=True)
